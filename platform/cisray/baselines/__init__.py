@@ -1,0 +1,1 @@
+"""Shallow models that keep deep ones honest."""

@@ -1,0 +1,287 @@
+"""The command line: the only place where job files, flows and tracking meet.
+
+Every verb imports what it runs, so that --help and --version answer at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cisray import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cisray.progress import Progress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file; examples stand in jobs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the job file: --set training.epochs=3. May be given often.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one clear message and exit code 2."""
+    from cisray.errors import InputError
+
+    try:
+        app()
+    except InputError as error:
+        print(f"cisray: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cisray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Show nothing by itself; each verb has its own --help."""
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.")],
+    seed: Annotated[int, typer.Option(help="Another seed, another genome.")] = 0,
+) -> None:
+    """Make a small genome, tracks and variants whose true effects are known."""
+    from cisray.genome.simulate import SimulationSpec
+    from cisray.genome.simulate import simulate as run
+
+    run(out, spec=SimulationSpec(seed=seed))
+    print(f"genome, tracks, variants and truth: {out}")
+
+
+@app.command()
+def build(job_path: JobFile, overrides: Overrides = None) -> None:
+    """Build a dataset from a genome and its tracks."""
+    from cisray.config import load_job
+    from cisray.datasets.schema import read_card
+    from cisray.flows.build import BuildJob
+    from cisray.flows.build import build as run
+    from cisray.reports.console import print_table, progress_bars
+
+    job = load_job(job_path, BuildJob, overrides or ())
+    console = _console()
+    with progress_bars(console) as report:
+        out = run(job, report=report)
+    card = read_card(out)
+    rows = [
+        [
+            split,
+            card.counts[split],
+            *(f"{one.mean:.3g} ({one.num_present / one.num_bins:.0%})" for one in card.statistics[split].values()),
+        ]
+        for split in card.counts
+    ]
+    header = ["split", "examples", *card.track_names]
+    print_table(console, "Examples, and per track the mean and the share of bins with data", header, rows)
+    renamed = {track: names for track, names in card.contig_names.items() if names}
+    for track, names in renamed.items():
+        console.print(
+            f"{track}: contigs renamed: {', '.join(f'{old} is {new}' for old, new in names.items())}",
+            highlight=False,
+        )
+    for reason, count in card.dropped.items():
+        if count:
+            console.print(f"left out: {count:,} {reason}", highlight=False)
+    print(f"dataset: {out}")
+
+
+@app.command()
+def train(job_path: JobFile, overrides: Overrides = None) -> None:
+    """Train a model on a dataset and register it; run again to go on after an interruption."""
+    import dataclasses
+
+    from cisray.bundle import Predictor
+    from cisray.config import load_job
+    from cisray.datasets.schema import read_card
+    from cisray.flows.train import TrainJob
+    from cisray.flows.train import train as run
+    from cisray.reports.console import progress_bars
+    from cisray.tracking import store_uri, tracked_run
+
+    job = load_job(job_path, TrainJob, overrides or ())
+    out, dataset_dir = Path(job.out).absolute(), Path(job.dataset).absolute()
+    card = read_card(dataset_dir)
+    if (out / "model.json").exists() and run(job) is None:
+        print(f"already trained: {out}")
+        return
+    settings = dataclasses.asdict(job)
+    with (
+        tracked_run(job.name, kind="train", out=out, settings=settings, job_path=job_path) as tracked,
+        progress_bars(_console()) as show,
+    ):
+        tracked.log_dataset(dataset_dir, name=card.name, digest=card.digest, context="training")
+
+        def report(progress: "Progress") -> None:
+            show(progress)
+            tracked.report(progress)
+
+        trained = run(job, report=report)
+        assert trained is not None
+        metric = float(trained.metrics["valid.pearson"])
+        tracked.log_metrics({"best.valid.pearson": metric})
+        registered = tracked.register(out, name=job.name, digest=Predictor(out).digest, metric=metric)
+    champion = "is now the champion" if registered.is_champion else "is not better than the champion, which stays"
+    print(f"validation Pearson, mean over tracks: {metric:.4f}")
+    print(f"bundle: {out}")
+    print(f"model: models:/{registered.name}/{registered.version}, which {champion}")
+    print(f"MLflow store: {store_uri()}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder, or models:/NAME@champion.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    beside: Annotated[str | None, typer.Option(help="Another bundle, measured on the same bins.")] = None,
+    rc: Annotated[bool, typer.Option(help="Average the readings of both strands.")] = True,
+    bigwig: Annotated[bool, typer.Option("--bigwig", help="Write predictions and measurements as bigWig too.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Windows per forward.")] = 32,
+) -> None:
+    """Measure a model on a held-out split, and keep its predictions."""
+    from cisray.datasets.predictions import EVALUATION_NAME
+    from cisray.files import read_json
+    from cisray.flows.evaluate import EvaluateJob
+    from cisray.flows.evaluate import evaluate as run
+    from cisray.reports.console import print_table, progress_bars
+    from cisray.tracking import fetch_model, record_evaluation
+
+    bundle_dir = fetch_model(model).bundle_dir
+    job = EvaluateJob(
+        model=str(bundle_dir),
+        dataset=str(dataset.absolute()),
+        out=str(out),
+        split=split,  # type: ignore[arg-type]  # checked by the dataclass
+        beside=str(fetch_model(beside).bundle_dir) if beside else None,
+        strands="both" if rc else "forward",
+        batch_size=batch_size,
+        bigwig=bigwig,
+    )
+    console = _console()
+    with progress_bars(console) as report:
+        folder = run(job, report=report)
+    results = read_json(folder / EVALUATION_NAME, what="evaluation")
+    header, rows = _metric_rows(results)
+    print_table(console, f"{split} split, {'mean of both strands' if rc else 'forward strand'}", header, rows)
+    for name, definition in results["definitions"].items():
+        console.print(f"[bold]{name}[/bold]: {definition}", highlight=False)
+    figures = {
+        f"{split}.{metric}.{track}": value
+        for track, metrics in results["models"]["model"]["tracks"].items()
+        for metric, value in metrics.items()
+    }
+    record_evaluation(results["models"]["model"]["digest"], figures)
+    print(f"evaluation: {folder}")
+
+
+def _metric_rows(results: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Lay out metrics per track, with those of the model beside."""
+    metrics = ("pearson", "pearson_log1p", "r2")
+    models = results["models"]
+    header = [
+        "track",
+        "bins",
+        *(f"{one['architecture']} {metric}" for metric in metrics for one in models.values()),
+    ]
+    rows: list[list[object]] = []
+    for track, of_model in models["model"]["tracks"].items():
+        values = [one["tracks"][track][metric] for metric in metrics for one in models.values()]
+        rows.append([track, f"{of_model['num_bins']:,.0f}", *("-" if value is None else value for value in values)])
+    return header, rows
+
+
+@app.command()
+def score(job_path: JobFile, overrides: Overrides = None) -> None:
+    """Score what each variant of a file changes, as a model sees it."""
+    import dataclasses
+
+    from cisray.bundle import Predictor
+    from cisray.config import load_job
+    from cisray.flows.score import ScoreJob
+    from cisray.flows.score import score as run
+    from cisray.reports.console import print_table, progress_bars
+    from cisray.scoring.schema import ModelSource, read_manifest
+    from cisray.tracking import fetch_model, tracked_run
+
+    job = load_job(job_path, ScoreJob, overrides or ())
+    fetched = fetch_model(job.model)
+    source = ModelSource(uri=fetched.uri, digest=Predictor(fetched.bundle_dir).digest, version=fetched.version)
+    out = Path(job.out).absolute()
+    console = _console()
+    with (
+        tracked_run("scoring", kind="score", out=out, settings=dataclasses.asdict(job), job_path=job_path) as tracked,
+        progress_bars(console) as report,
+    ):
+        run(job, bundle_dir=fetched.bundle_dir, model=source, report=report)
+        manifest = read_manifest(out)
+        tracked.log_metrics({f"rows.{status}": count for status, count in manifest.counts.items()})
+    rows = [[status.value, f"{count:,}"] for status, count in manifest.counts.items()]
+    print_table(console, f"{manifest.rows:,} rows of {manifest.records:,} records", ["status", "rows"], rows)
+    for name, floor in manifest.noise_floor.items():
+        console.print(f"{name} = {manifest.scores[name]}; noise floor {floor:.2g}", highlight=False, markup=False)
+    print(f"score table: {out}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset, an evaluation or a score table.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a score table: the truth.tsv of cisray simulate, to measure how well |score| tells classes apart."
+        ),
+    ] = None,
+) -> None:
+    """Make one HTML page of a dataset, an evaluation or a score table."""
+    from cisray.datasets.predictions import EVALUATION_NAME
+    from cisray.datasets.schema import CARD_NAME
+    from cisray.errors import InputError
+    from cisray.reports.dataset_page import write_dataset_page
+    from cisray.reports.run_page import write_run_page
+    from cisray.reports.score_page import write_score_page
+    from cisray.scoring.schema import MANIFEST_NAME
+
+    if (folder / MANIFEST_NAME).exists():
+        page, lines = write_score_page(folder, truth_path=truth)
+        for line in lines:
+            print(line)
+    elif (folder / EVALUATION_NAME).exists():
+        page = write_run_page(folder)
+    elif (folder / CARD_NAME).exists():
+        page = write_dataset_page(folder)
+    else:
+        raise InputError(
+            f"{folder}: neither a dataset ({CARD_NAME}), nor an evaluation ({EVALUATION_NAME}), nor a score table "
+            f"({MANIFEST_NAME}); give a folder that build, evaluate or score made"
+        )
+    print(f"report: {page}")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)

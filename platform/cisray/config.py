@@ -1,0 +1,111 @@
+"""A job file becomes a frozen, validated dataclass: default, TOML, `--set`, and no fourth layer."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cisray.errors import InputError
+
+J = TypeVar("J")
+
+# Every configuration dataclass is made with these: an unknown key is an error, a made job does not change.
+STRICT = ConfigDict(extra="forbid")
+
+
+def load_job(path: Path, job_type: type[J], overrides: Sequence[str] = ()) -> J:
+    """Read a TOML job file, apply `--set key=value` overrides, and return it as a `job_type`.
+
+    Args:
+        path: the TOML file.
+        job_type: a frozen pydantic dataclass.
+        overrides: `section.key=value`; the value is TOML, or a bare word, which is a string.
+
+    Raises:
+        InputError: the file is missing or not TOML, a key is unknown, or a value is of the wrong kind.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such job file; the ones that come with cisray stand in jobs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return TypeAdapter(job_type).validate_python(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, path, job_type)) from None
+
+
+def data_path(name: str, data_dir: str | None) -> Path:
+    """Return an input file's absolute path: `name` below `data_dir`, or below $CISRAY_DATA, or as it stands.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    root = data_dir if data_dir is not None else os.environ.get("CISRAY_DATA", "")
+    path = (Path(root).expanduser() / Path(name).expanduser()).absolute()
+    if not path.exists():
+        hint = "" if root else " (neither data_dir nor the environment variable CISRAY_DATA is set)"
+        raise InputError(
+            f"{path}: no such input file{hint}; check the name, or set data_dir to the folder that holds it"
+        )
+    return path
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {override!r}: wanted key=value, such as --set model.channels=64")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word: --set out=runs/mine
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {override!r}: {section} is a value, not a section")
+    values[last] = value
+
+
+def _explain(error: ValidationError, path: Path, job_type: type) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys(job_type)), n=1)
+            lines.append(f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else ""))
+        elif problem["type"] in ("missing", "missing_argument"):
+            lines.append(f"{where} is missing and has no default")
+        else:
+            lines.append(f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+    return f"{path}: " + f"\n{path}: ".join(lines)
+
+
+def _known_keys(kind: Any) -> set[str]:
+    """Collect the field names of a dataclass and of those nested in it."""
+    keys: set[str] = set()
+    if is_dataclass(kind):
+        for field in fields(kind):
+            keys |= {field.name} | _known_keys(field.type)
+    for part in get_args(kind):
+        keys |= _known_keys(part)
+    return keys
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings into dotted keys, as MLflow's parameters want them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

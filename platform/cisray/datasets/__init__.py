@@ -1,0 +1,1 @@
+"""Say what a dataset is: windows, splits, rows, and the card that describes them."""

@@ -1,0 +1,128 @@
+"""Read a dataset in a reproducible random order, from any position of any epoch.
+
+The order is a function of (seed, epoch, rank) alone. An epoch's row groups are shuffled and dealt to the ranks;
+a rank joins its groups into pools of about `pool_rows` rows, and shuffles the rows of each pool. So a run that
+is stopped and resumed sees each example once per epoch, and going to a position reads no pool before it.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cisray.datasets.schema import Card, split_files
+
+# A pool is what a reader holds at once: enough rows to shuffle well, few enough bytes to stay small.
+POOL_ROWS = 1024
+POOL_BYTES = 128 << 20
+
+
+class RowGroup(NamedTuple):
+    """A row group of one file: the smallest part of a dataset that is read at once."""
+
+    path: str
+    number: int
+    rows: int
+
+
+class Order(NamedTuple):
+    """How one rank of `world` reads a split: in file order, or shuffled by seed and epoch."""
+
+    groups: tuple[RowGroup, ...]
+    pool_rows: int
+    rank: int = 0
+    world: int = 1
+    seed: int | None = None
+    """None keeps the order of the files."""
+
+    def dealt(self, epoch: int) -> list[list[RowGroup]]:
+        """Return the row groups of every rank in this epoch."""
+        order = np.arange(len(self.groups))
+        if self.seed is not None:
+            np.random.default_rng((self.seed, epoch)).shuffle(order)
+        return [[self.groups[index] for index in order[rank :: self.world]] for rank in range(self.world)]
+
+    def pools(self, epoch: int) -> list[list[RowGroup]]:
+        """Join this rank's row groups into pools."""
+        pools: list[list[RowGroup]] = []
+        rows = self.pool_rows
+        for group in self.dealt(epoch)[self.rank]:
+            if rows >= self.pool_rows:
+                pools.append([])
+                rows = 0
+            pools[-1].append(group)
+            rows += group.rows
+        return pools
+
+    def steps(self, epoch: int, batch_size: int) -> int:
+        """Return the batches per rank in this epoch: all rows of a single rank, or what each of several can fill."""
+        rows = [sum(group.rows for group in groups) for groups in self.dealt(epoch)]
+        return -(-rows[0] // batch_size) if self.world == 1 else min(rows) // batch_size
+
+
+def read_order(
+    dataset_dir: Path, card: Card, split: str, *, rank: int = 0, world: int = 1, seed: int | None = None
+) -> Order:
+    """List a split's row groups and say in which order this rank reads them."""
+    groups = []
+    for path in split_files(dataset_dir, card, split):
+        metadata = pq.ParquetFile(path).metadata
+        groups += [RowGroup(str(path), i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    row_bytes = card.geometry.stored_bp + 4 * int(np.prod(card.target_shape))
+    return Order(tuple(groups), min(POOL_ROWS, max(1, POOL_BYTES // row_bytes)), rank, world, seed)
+
+
+def read_pool(order: Order, epoch: int, index: int) -> pa.Table:
+    """Read one pool's rows, shuffled where the order is."""
+    groups = order.pools(epoch)[index]
+    rows = pa.concat_tables([pq.ParquetFile(group.path).read_row_group(group.number) for group in groups])
+    if order.seed is None:
+        return rows
+    return rows.take(np.random.default_rng((order.seed, epoch, order.rank, index)).permutation(len(rows)))
+
+
+class Position(NamedTuple):
+    """Where to go on in an epoch: the first pool to read, and the rows to leave out of it."""
+
+    pool: int
+    rows: int
+
+
+def find_position(order: Order, epoch: int, rows_seen: int) -> Position:
+    """Return where the row after the first `rows_seen` of this rank's epoch stands."""
+    for index, pool in enumerate(order.pools(epoch)):
+        size = sum(group.rows for group in pool)
+        if rows_seen < size:
+            return Position(index, rows_seen)
+        rows_seen -= size
+    return Position(len(order.pools(epoch)), 0)
+
+
+def cut_batches(tables: Iterable[pa.Table], batch_size: int, *, skip: int = 0) -> Iterator[pa.Table]:
+    """Cut a stream of tables into batches of `batch_size` rows, the last one smaller, after leaving out `skip` rows."""
+    waiting: list[pa.Table] = []
+    num_waiting = 0
+    for table in tables:
+        left_out = min(skip, len(table))
+        skip -= left_out
+        waiting.append(table.slice(left_out))
+        num_waiting += len(waiting[-1])
+        if num_waiting < batch_size:
+            continue
+        joined = pa.concat_tables(waiting)
+        full = num_waiting - num_waiting % batch_size
+        for start in range(0, full, batch_size):
+            yield joined.slice(start, batch_size)
+        waiting, num_waiting = [joined.slice(full)], num_waiting - full
+    if num_waiting:
+        yield pa.concat_tables(waiting)
+
+
+def read_epoch(order: Order, epoch: int, *, batch_size: int, rows_seen: int = 0) -> Iterator[pa.Table]:
+    """Yield one epoch's batches in this process, from after the first `rows_seen` rows."""
+    start = find_position(order, epoch, rows_seen)
+    pools = (read_pool(order, epoch, index) for index in range(start.pool, len(order.pools(epoch))))
+    yield from cut_batches(pools, batch_size, skip=start.rows)

@@ -1,0 +1,26 @@
+"""The only room that imports Ray: build, train, evaluate and score as restartable runs.
+
+Ray reads its environment once, when it is first imported. So this room, which every import of Ray in cisray passes
+through, sets it here: no usage reports over the network, quick health checks, and for a cluster that cisray starts
+itself a token, which keeps other users of the machine out. What the user has set stands.
+"""
+
+import os
+import secrets
+import sys
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ prints harmless errors over the progress bars
+}
+
+if "ray" not in sys.modules:
+    for _name, _value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(_name, _value)
+    if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,151 @@
+"""Start or join a Ray cluster, and bring what its workers report back to the driver."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from pydantic.dataclasses import dataclass
+from ray._private import services
+
+from cisray.config import STRICT
+from cisray.errors import InputError
+from cisray.progress import Progress, Report
+
+# Ray waits half an hour on a pipeline that makes no progress.
+NO_PROGRESS_S = 300
+DRAIN_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ClusterSpec:
+    """What of a cluster a job uses."""
+
+    actors: int | None = None
+    """Processes that work on shards; None takes one per CPU of this machine, or of the cluster."""
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    num_cpus: int | None = None
+    """Logical CPUs of a cluster started here; None takes the machine's, and at least 4: with fewer, Ray's readers and
+    its workers wait for each other."""
+    object_store_mb: int = 512
+    """Shared memory of a cluster started here."""
+
+    def __post_init__(self) -> None:
+        if (self.actors is not None and self.actors < 1) or self.object_store_mb < 80:
+            raise InputError(
+                f"cluster: actors={self.actors}, object_store_mb={self.object_store_mb}; "
+                "wanted at least 1 actor and 80 MB"
+            )
+
+    def num_actors(self, num_shards: int) -> int:
+        """Return how many processes work on this many shards."""
+        if self.actors is not None:
+            return min(self.actors, num_shards)
+        if self.gpus_per_actor:
+            available = ray.cluster_resources().get("GPU", 0) / self.gpus_per_actor
+        else:
+            nodes = max(1, len(ray.nodes()))
+            cores = (os.cpu_count() or 1) if nodes == 1 else ray.cluster_resources()["CPU"] - 1
+            available = cores / self.cpus_per_actor
+        return max(1, min(int(available), num_shards))
+
+
+@contextmanager
+def cluster(spec: ClusterSpec) -> Iterator[None]:
+    """Join the cluster named by RAY_ADDRESS, or this process's own; else start one here, and end it afterwards."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        # Ray would replace a loopback address by the machine's own and listen on every interface.
+        services.resolve_ip_for_localhost = lambda host: host
+        with _without_native_log():
+            ray.init(
+                address="local",
+                num_cpus=spec.num_cpus or max(4, os.cpu_count() or 1),
+                object_store_memory=spec.object_store_mb << 20,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _without_native_log() -> Iterator[None]:
+    """Hold back what Ray's C++ part writes straight to stderr while it starts; Python's errors still come through."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class _Mailbox:
+    """Holds what workers said until the driver takes it."""
+
+    def __init__(self) -> None:
+        self._items: list[Progress] = []
+
+    def put(self, item: Progress) -> None:
+        """Keep one message."""
+        self._items.append(item)
+
+    def take(self) -> list[Progress]:
+        """Give all messages since the last call."""
+        items, self._items = self._items, []
+        return items
+
+
+class RemoteReport:
+    """A `report` that can be sent to a worker: what it is told reaches the driver's own report."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def __call__(self, progress: Progress) -> None:
+        self._mailbox.put.remote(progress)
+
+
+@contextmanager
+def relayed(report: Report) -> Iterator[RemoteReport]:
+    """Give a report that workers can call; `report` hears it in this process, on a thread of its own."""
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    ended = threading.Event()
+
+    def drain() -> None:
+        last = False
+        while not last:
+            last = ended.wait(DRAIN_S)
+            for progress in ray.get(mailbox.take.remote()):
+                report(Progress(*progress))
+
+    listener = threading.Thread(target=drain, name="cisray-report", daemon=True)
+    listener.start()
+    try:
+        yield RemoteReport(mailbox)
+    finally:
+        ended.set()
+        listener.join()
+        ray.kill(mailbox)

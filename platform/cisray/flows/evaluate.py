@@ -1,0 +1,215 @@
+"""Measure a bundle on one split of a dataset, beside another bundle where one is given, and keep what it predicted."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from cisray import __version__
+from cisray.bundle import Predictor
+from cisray.config import STRICT
+from cisray.datasets.folds import Split
+from cisray.datasets.predictions import EVALUATION_NAME, prediction_schema, write_bigwigs
+from cisray.datasets.schema import (
+    CARD_NAME,
+    Card,
+    card_to_dict,
+    decode_examples,
+    encode_rows,
+    read_card,
+    split_files,
+)
+from cisray.datasets.transforms import to_natural
+from cisray.errors import InputError
+from cisray.files import read_json, write_json
+from cisray.flows.cluster import ClusterSpec, cluster
+from cisray.flows.shards import Task, open_staging, run_tasks
+from cisray.progress import Report, silent
+from cisray.training.batches import cut_windows
+from cisray.training.metrics import DEFINITIONS, TrackSums
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateJob:
+    """What `cisray evaluate` is asked for."""
+
+    model: str
+    """A bundle's folder."""
+    dataset: str
+    out: str
+    split: Split = "test"
+    beside: str | None = None
+    """Another bundle, such as the linear baseline, measured on the same bins."""
+    strands: Literal["forward", "both"] = "both"
+    """"both" averages the readings of both strands."""
+    batch_size: int = 32
+    bigwig: bool = False
+    """Write predictions and measurements as bigWig too, one file per track."""
+    cluster: ClusterSpec = ClusterSpec()
+
+
+class _Evaluator:
+    """Predicts the rows of one file at a time, in one process."""
+
+    def __init__(self, job: EvaluateJob) -> None:
+        torch.set_num_threads(max(1, int(job.cluster.cpus_per_actor)))
+        device = "cuda" if job.cluster.gpus_per_actor else "cpu"
+        self._job = job
+        self._card = read_card(Path(job.dataset))
+        paths = {"model": job.model} | ({"beside": job.beside} if job.beside else {})
+        self._predictors = {role: Predictor(path, device=device) for role, path in paths.items()}
+        for predictor in self._predictors.values():
+            _check_fits(predictor, self._card)
+
+    def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        """Predict one file's rows; the facts are the sums that metrics are made of."""
+        card, sums = self._card, {role: _new_sums(self._card) for role in self._predictors}
+        tables = []
+        for batch in pq.ParquetFile(values["path"]).iter_batches(batch_size=self._job.batch_size):
+            rows = pa.Table.from_batches([batch])
+            codes, targets = decode_examples(rows, card)
+            scale, clip_soft = (torch.from_numpy(values) for values in card.transform_parameters())
+            measured = to_natural(torch.from_numpy(targets.copy()).double(), scale, clip_soft).float()
+            windows = cut_windows(torch.from_numpy(codes.copy()), margin_bp=card.geometry.margin_bp)
+            for role, predictor in self._predictors.items():
+                predicted = self._predict(predictor, windows)
+                _add(sums[role], predicted, measured)
+                if role == "model":
+                    tables.append(_prediction_rows(rows, predicted, measured, card))
+        facts = {role: {name: one.sums.tolist() for name, one in named.items()} for role, named in sums.items()}
+        return pa.concat_tables(tables), facts
+
+    def write(self, table: pa.Table, path: Path) -> None:
+        """Write one file's predictions."""
+        pq.write_table(table, path, compression="zstd", use_dictionary=False)
+
+    def _predict(self, predictor: Predictor, windows: Tensor) -> Tensor:
+        predict = predictor.both_strands if self._job.strands == "both" else predictor
+        return predict(windows).cpu()
+
+
+def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
+    """Measure the job's model, or go on with it, and return the folder of metrics and predictions.
+
+    Raises:
+        InputError: model and dataset do not belong together, or one is not whole.
+    """
+    dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
+    card = read_card(dataset_dir)
+    predictors = {role: Predictor(path) for role, path in (("model", job.model), ("beside", job.beside)) if path}
+    for predictor in predictors.values():
+        _check_fits(predictor, card)
+    plan = {
+        "dataset": card.digest,
+        "models": {role: predictor.digest for role, predictor in predictors.items()},
+        "split": job.split,
+        "strands": job.strands,
+        "batch_size": job.batch_size,
+        "bigwig": job.bigwig,
+        "cisray": __version__,
+    }
+    staging = open_staging(out, plan)
+    if staging is None:
+        return out
+    tasks = [
+        Task(path.stem, f"predictions/{path.name}", {"path": str(path)})
+        for path in split_files(dataset_dir, card, job.split)
+    ]
+    with cluster(job.cluster):
+        receipts = run_tasks(
+            tasks,
+            partial(_Evaluator, job),
+            staging=staging,
+            cluster=job.cluster,
+            stage="evaluate",
+            report=report,
+        )
+    facts = [receipts[task.name].facts for task in tasks]
+    results = {
+        "split": job.split,
+        "strands": job.strands,
+        "definitions": DEFINITIONS,
+        "models": {role: _results(role, predictor, facts, card) for role, predictor in predictors.items()},
+        "cisray_version": __version__,
+    }
+    write_json(staging.path / EVALUATION_NAME, results)
+    write_json(staging.path / CARD_NAME, card_to_dict(card))
+    if job.bigwig:
+        write_bigwigs(staging.path, card)
+    staging.finish()
+    return out
+
+
+def _check_fits(predictor: Predictor, card: Card) -> None:
+    """Raise InputError unless the model predicts this dataset's tracks and bins on its genome."""
+    of_model = predictor.card
+    if of_model.track_names != card.track_names:
+        raise InputError(
+            f"{predictor.path}: predicts the tracks {of_model.track_names}, the dataset has {card.track_names}; "
+            "evaluate a model on a dataset with its own tracks"
+        )
+    if of_model.geometry.window_bp != card.geometry.window_bp or of_model.target_shape != card.target_shape:
+        raise InputError(
+            f"{predictor.path}: has the geometry {of_model.geometry}, the dataset {card.geometry}; "
+            "build the dataset with the model's geometry"
+        )
+    if of_model.genome.digest == card.genome.digest and of_model.regions["test"] != card.regions["test"]:
+        raise InputError(
+            f"{predictor.path}: its test regions {of_model.regions['test']} are not the dataset's "
+            f"{card.regions['test']}; it may have learned from what would be measured here; use datasets made with the same folds"
+        )
+
+
+def _new_sums(card: Card) -> dict[str, TrackSums]:
+    return {"natural": TrackSums(len(card.tracks)), "log1p": TrackSums(len(card.tracks))}
+
+
+def _add(sums: Mapping[str, TrackSums], predicted: Tensor, measured: Tensor) -> None:
+    sums["natural"].update(predicted, measured)
+    sums["log1p"].update(torch.log1p(predicted.clamp(min=0)), torch.log1p(measured))
+
+
+def _prediction_rows(rows: pa.Table, predicted: Tensor, measured: Tensor, card: Card) -> pa.Table:
+    """Key predictions and measurements, float32 [B, N, T] on the natural scale, like the rows they came from."""
+    columns = [rows[name] for name in ("contig", "start", "end", "strand")]
+    arrays = [encode_rows(np.ascontiguousarray(values.numpy(), "<f4")) for values in (predicted, measured)]
+    return pa.table([*columns, *arrays], schema=prediction_schema(card))
+
+
+def _results(role: str, predictor: Predictor, facts: list[dict[str, Any]], card: Card) -> dict[str, Any]:
+    """Add up the sums of all files and say what they come to, per track."""
+    sums = _new_sums(card)
+    for name, one in sums.items():
+        one.sums = sum((torch.tensor(fact[role][name], dtype=torch.float64) for fact in facts), one.sums)
+    columns = {
+        "num_bins": sums["natural"].num_bins(),
+        "pearson": sums["natural"].pearson(),
+        "pearson_log1p": sums["log1p"].pearson(),
+        "r2": sums["natural"].r2(),
+    }
+    trained = read_json(predictor.path / "metrics.json", what="bundle's metrics")
+    return {
+        "path": predictor.path.name,
+        "digest": predictor.digest,
+        "architecture": predictor.config.architecture,
+        "num_parameters": trained["num_parameters"],
+        "history": trained["history"],
+        "best_epoch": trained.get("best_epoch"),
+        "tracks": {
+            track: {name: _plain(values[index]) for name, values in columns.items()}
+            for index, track in enumerate(card.track_names)
+        },
+    }
+
+
+def _plain(value: Tensor) -> float | None:
+    """Return a number for JSON: NaN, which a track without data gives, is None."""
+    number = float(value)
+    return number if np.isfinite(number) else None

@@ -1,0 +1,193 @@
+"""Shards and receipts: the one way a long flow works, dies and goes on.
+
+A flow is a list of tasks. A worker computes a task's table, writes it to a temporary name, renames it, and then
+writes a receipt with its checksum. A rerun of the same plan skips tasks whose receipt verifies. Everything stands in a
+staging folder beside `out`, which takes `out`'s name when all is done: so `out` is whole or is not there.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+import ray.data
+
+from cisray.errors import InputError
+from cisray.files import file_digest, read_json, replace_folder, value_digest, write_json, written_whole
+from cisray.flows.cluster import ClusterSpec
+from cisray.progress import Progress, Report
+
+PLAN_NAME = ".plan.json"
+RECEIPTS = "receipts"
+MOST_BLOCKS = 1000
+
+
+class Task(NamedTuple):
+    """One shard of work: its name, the file it makes in the staging folder, and what the worker must know."""
+
+    name: str
+    file: str
+    values: dict[str, Any]
+
+
+class Receipt(NamedTuple):
+    """The proof that a task is done."""
+
+    name: str
+    file: str
+    rows: int
+    sha256: str
+    seconds: float
+    facts: dict[str, Any]
+    """What the worker counted."""
+
+
+class Worker(Protocol):
+    """What a flow brings: made once per process, called once per task."""
+
+    def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
+        """Return a task's table, and the facts for its receipt."""
+
+    def write(self, table: pa.Table, path: Path) -> None:
+        """Write a task's table; equal tables give equal bytes."""
+
+
+class Staging(NamedTuple):
+    """The folder where a flow's files gather before `out` gets its name."""
+
+    path: Path
+    out: Path
+
+    def finish(self) -> None:
+        """Drop the receipts and give the folder its name."""
+        shutil.rmtree(self.path / RECEIPTS, ignore_errors=True)
+        for folder in sorted(self.path.rglob("*"), reverse=True):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        replace_folder(self.path, self.out)
+
+
+def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
+    """Return the folder to work in, with what an interrupted run of the same plan left; None if `out` is already done.
+
+    Raises:
+        InputError: `out` holds something else.
+    """
+    digest = value_digest(plan)
+    if out.exists():
+        made_by = out / PLAN_NAME
+        if made_by.exists() and read_json(made_by, what="plan")["digest"] == digest:
+            return None
+        raise InputError(
+            f"{out}: exists, and was not made by this job as it stands now; "
+            "remove it, or name another place with --set out=..."
+        )
+    staging = out.with_name(f"{out.name}.unfinished")
+    made_by = staging / PLAN_NAME
+    if staging.exists() and not (made_by.exists() and read_json(made_by, what="plan")["digest"] == digest):
+        shutil.rmtree(staging)  # another plan's shards: nothing of it can be used
+    staging.mkdir(parents=True, exist_ok=True)
+    for leftover in staging.rglob(".*.tmp"):  # a killed worker's half-written file
+        leftover.unlink()
+    write_json(made_by, {"digest": digest})
+    return Staging(staging, out)
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Return what tells whether an input file was changed: its name, size and time of change."""
+    stat = path.stat()
+    return {"name": path.name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    make_worker: Callable[[], Worker],
+    *,
+    staging: Staging,
+    cluster: ClusterSpec,
+    stage: str,
+    report: Report,
+) -> dict[str, Receipt]:
+    """Do every task that has no valid receipt yet, spread over the cluster, and return all receipts by name.
+
+    Args:
+        tasks: what is to be done.
+        make_worker: picklable; called once in each process.
+        staging: where files and receipts go.
+        cluster: how many processes, and what each takes.
+        stage: what `report` calls it.
+        report: told after every task.
+
+    Raises:
+        InputError: a worker met bad input; what was finished stays for the next run.
+    """
+    receipts: dict[str, Receipt] = {}
+    for task in tasks:
+        receipt = _read_receipt(staging.path, task)
+        if receipt is not None:
+            receipts[task.name] = receipt
+    open_tasks = [task for task in tasks if task.name not in receipts]
+    report(Progress(stage, len(receipts), len(tasks), "shards", {"already_done": len(receipts)}))
+    if open_tasks:
+        pipeline = ray.data.from_items(
+            [task._asdict() for task in open_tasks], override_num_blocks=min(len(open_tasks), MOST_BLOCKS)
+        ).map(
+            _DoTask,
+            fn_constructor_args=(make_worker, str(staging.path)),
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(open_tasks))),
+            num_cpus=cluster.cpus_per_actor,
+            num_gpus=cluster.gpus_per_actor,
+        )
+        rows = 0
+        for outcome in pipeline.iter_rows():
+            if outcome["error"]:
+                raise InputError(outcome["error"])
+            receipt = _read_receipt(staging.path, Task(outcome["name"], outcome["file"], {}), verify=False)
+            if receipt is None:
+                raise RuntimeError(f"task {outcome['name']} reported success but left no receipt")
+            receipts[receipt.name] = receipt
+            rows += receipt.rows
+            report(Progress(stage, len(receipts), len(tasks), "shards", {"rows": rows}))
+    return receipts
+
+
+class _DoTask:
+    """The process that does tasks: makes its worker at the first one, so that bad input comes back as an outcome."""
+
+    def __init__(self, make_worker: Callable[[], Worker], staging: str) -> None:
+        self._make_worker = make_worker
+        self._staging = Path(staging)
+        self._worker: Worker | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        task = Task(row["name"], row["file"], row["values"])
+        try:
+            self._do(task)
+        except InputError as error:
+            return {"name": task.name, "file": task.file, "error": str(error)}
+        return {"name": task.name, "file": task.file, "error": ""}
+
+    def _do(self, task: Task) -> None:
+        started = time.monotonic()
+        self._worker = self._worker or self._make_worker()
+        table, facts = self._worker.work(task.values)
+        path = self._staging / task.file
+        with written_whole(path) as aside:
+            self._worker.write(table, aside)
+        seconds = round(time.monotonic() - started, 3)
+        receipt = Receipt(task.name, task.file, len(table), file_digest(path), seconds, facts)
+        write_json(self._staging / RECEIPTS / f"{task.name}.json", receipt._asdict())
+
+
+def _read_receipt(staging: Path, task: Task, *, verify: bool = True) -> Receipt | None:
+    """Return a task's receipt, or None where there is none or its file is not what it says."""
+    path = staging / RECEIPTS / f"{task.name}.json"
+    if not path.exists():
+        return None
+    receipt = Receipt(**read_json(path, what="receipt"))
+    file = staging / receipt.file
+    if verify and (not file.exists() or file_digest(file) != receipt.sha256):
+        return None
+    return receipt

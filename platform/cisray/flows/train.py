@@ -1,0 +1,283 @@
+"""Train a network on a dataset: Ray Data reads, Ray Train's workers learn, checkpoints carry a run over any death."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from cisray import __version__
+from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
+from cisray.bundle import ModelConfig, build_network, write_bundle
+from cisray.config import STRICT
+from cisray.datasets.reading import Order, cut_batches, find_position, read_order, read_pool
+from cisray.datasets.schema import Card, decode_examples, read_card, verify_dataset
+from cisray.errors import InputError
+from cisray.flows.cluster import ClusterSpec, cluster, relayed
+from cisray.flows.shards import open_staging
+from cisray.models.layers import Network, TrackHead
+from cisray.progress import Progress, Report, silent
+from cisray.training.batches import cut_windows
+from cisray.training.checkpoints import read_learner, write_learner
+from cisray.training.loop import Batch, Feed, Learner, TrainSpec, Workers, fit, validate
+from cisray.training.metrics import DEFINITIONS
+
+# A lost worker restarts its group from the last checkpoint, this often.
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WorkerSpec:
+    """How many processes learn together, and what each has."""
+
+    num_workers: int = 1
+    cpus_per_worker: int | None = None
+    """Threads of a worker; None shares this machine's CPUs among the workers."""
+    use_gpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1 or (self.cpus_per_worker is not None and self.cpus_per_worker < 1):
+            raise InputError(f"workers: {self}; wanted at least one worker with at least one CPU")
+
+    @property
+    def threads(self) -> int:
+        """CPUs of one worker."""
+        return self.cpus_per_worker or max(1, (os.cpu_count() or 1) // self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainJob:
+    """What `cisray train` reads from a job file."""
+
+    name: str
+    """The model's name in the registry, and its experiment's."""
+    dataset: str
+    """The dataset's folder."""
+    out: str
+    """The bundle's folder."""
+    model: ModelConfig
+    training: TrainSpec = TrainSpec()
+    workers: WorkerSpec = WorkerSpec()
+    cluster: ClusterSpec = ClusterSpec()
+
+
+class Trained(NamedTuple):
+    """A finished training run."""
+
+    bundle_dir: Path
+    metrics: dict[str, Any]
+    """As in the bundle's metrics.json."""
+
+
+def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
+    """Train the job's model, or go on with it, and return its bundle; None if it was already done.
+
+    Raises:
+        InputError: the dataset is not whole, or the settings do not fit it.
+    """
+    dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
+    job = dataclasses.replace(job, dataset=str(dataset_dir))  # Ray's workers have a working directory of their own
+    card = read_card(dataset_dir)
+    if job.training.shift_bp > card.geometry.margin_bp:
+        raise InputError(
+            f"training: shift_bp={job.training.shift_bp}, but {dataset_dir} stores a margin of "
+            f"{card.geometry.margin_bp} bp; lower the shift, or build the dataset with a larger geometry.margin_bp"
+        )
+    staging = open_staging(out, _plan(job, card))
+    if staging is None:
+        return None
+    verify_dataset(dataset_dir, card)
+    with cluster(job.cluster), relayed(report) as remote_report:
+        trainer = ray.train.torch.TorchTrainer(
+            _learn,
+            train_loop_config={"job": job, "report": remote_report},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=job.workers.num_workers,
+                use_gpu=job.workers.use_gpu,
+                resources_per_worker={"CPU": job.workers.threads} | ({"GPU": 1} if job.workers.use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name="ray",
+                storage_path=str(staging.path),
+                failure_config=ray.train.FailureConfig(max_failures=MOST_FAILURES),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        result = _fit(trainer)
+    with result.checkpoint.as_directory() as folder:
+        for file in (Path(folder) / "bundle").iterdir():
+            shutil.copy(file, staging.path / file.name)
+    shutil.rmtree(staging.path / "ray")
+    staging.finish()
+    return Trained(out, dict(result.metrics))
+
+
+def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
+    """Run the trainer; bad input met by a worker comes back as the InputError it was."""
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            cause: BaseException | None = failure
+            while cause is not None:
+                if isinstance(cause, InputError | FloatingPointError):
+                    raise InputError(str(cause)) from error
+                cause = cause.__cause__
+        raise
+
+
+def _plan(job: TrainJob, card: Card) -> dict[str, Any]:
+    """Return what makes two runs the same run."""
+    return {
+        "dataset": card.digest,
+        "name": job.name,
+        "model": dataclasses.asdict(job.model),
+        "training": dataclasses.asdict(job.training),
+        "num_workers": job.workers.num_workers,
+        "cisray": __version__,
+    }
+
+
+def _learn(config: dict[str, Any]) -> None:
+    """Be one worker: read, learn, and put a checkpoint aside whenever the loop says so."""
+    job: TrainJob = config["job"]
+    torch.set_num_threads(job.workers.threads)
+    card = read_card(Path(job.dataset))
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    workers = Workers(rank, ray.train.torch.get_device(), partial(_add_over_workers, world))
+    report: Report = config["report"] if rank == 0 else silent
+    feed = _feed(job, card, rank=rank, world=world)
+    torch.manual_seed(job.training.seed)
+    network = build_network(job.model, geometry=card.geometry, num_tracks=len(card.tracks))
+    if isinstance(network, KmerRidge):
+        _learn_ridge(network, job, card, feed=feed, report=report)
+        return
+    if isinstance(network, Network) and isinstance(network.head, TrackHead):
+        network.head.start_at([card.statistics["train"][name].mean for name in card.track_names])
+    network.to(workers.device)
+    wrapped = ray.train.torch.prepare_model(network) if world > 1 else network
+    learner = Learner(network, spec=job.training, forward=wrapped)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            read_learner(Path(folder) / "learner", learner)
+        report(Progress("resume", learner.learned.step, learner.learned.step, "steps"))
+    fit(learner, feed, save=partial(_save, job, card, rank), report=report, workers=workers)
+
+
+def _save(job: TrainJob, card: Card, rank: int, learner: Learner) -> None:
+    """Report a checkpoint: the best bundle so far, and the learner as it stands. Every rank calls this."""
+    metrics = {
+        "history": learner.learned.history,
+        "best_epoch": learner.learned.best_epoch,
+        "valid.pearson": learner.learned.best_metric,
+        "definitions": DEFINITIONS,
+        "num_parameters": sum(weight.numel() for weight in learner.network.parameters()),
+    }
+    _report_checkpoint(job, card, rank=rank, learner=learner, metrics=metrics)
+
+
+def _report_checkpoint(
+    job: TrainJob, card: Card, *, rank: int, learner: Learner | KmerRidge, metrics: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            network = learner.network if isinstance(learner, Learner) else learner
+            weights = learner.best_weights if isinstance(learner, Learner) else {}
+            write_bundle(
+                Path(folder) / "bundle",
+                weights=weights or network.state_dict(),
+                config=job.model,
+                card=card,
+                metrics=metrics,
+            )
+            if isinstance(learner, Learner):
+                write_learner(Path(folder) / "learner", learner)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _learn_ridge(network: KmerRidge, job: TrainJob, card: Card, *, feed: Feed, report: Report) -> None:
+    """Fit the linear baseline: one pass over the data, then one pass over the validation split per penalty."""
+    total = feed.steps(0)
+
+    def train_batches() -> Iterator[Batch]:
+        for step, (codes, targets) in enumerate(feed.train(0, 0), start=1):
+            report(Progress("train", step, total, "steps"))
+            yield cut_windows(codes, margin_bp=feed.margin_bp), targets
+
+    def score(model: torch.nn.Module) -> Tensor:
+        return torch.tensor(validate(model, feed, workers=Workers())["valid.pearson_per_track"])
+
+    tried = fit_ridge(network, train_batches(), score=score)
+    metrics = {
+        "history": tried,
+        "definitions": DEFINITIONS,
+        "num_parameters": sum(weight.numel() for weight in network.parameters()),
+        **validate(network, feed, workers=Workers()),
+    }
+    _report_checkpoint(job, card, rank=ray.train.get_context().get_world_rank(), learner=network, metrics=metrics)
+
+
+def _add_over_workers(world: int, value: Tensor) -> Tensor:
+    """Sum a float64 tensor over all workers."""
+    if world == 1:
+        return value
+    summed = value.to(ray.train.torch.get_device())
+    torch.distributed.all_reduce(summed)
+    return summed.cpu()
+
+
+def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
+    """Return where this worker's batches come from."""
+    dataset_dir, batch_size = Path(job.dataset), job.training.batch_size
+    train_order = read_order(dataset_dir, card, "train", rank=rank, world=world, seed=job.training.seed)
+    valid_order = read_order(dataset_dir, card, "valid", rank=rank, world=world)
+
+    def train_batches(epoch: int, steps_done: int) -> Iterator[Batch]:
+        steps = train_order.steps(epoch, batch_size) - steps_done
+        batches = _stream(train_order, epoch, card, batch_size=batch_size, rows_seen=steps_done * batch_size)
+        for _, batch in zip(range(steps), batches, strict=False):  # range first: no batch is read in vain
+            yield batch
+
+    def valid_batches() -> Iterator[Batch]:
+        return _stream(valid_order, 0, card, batch_size=batch_size)
+
+    def steps(epoch: int) -> int:
+        return train_order.steps(epoch, batch_size)
+
+    return Feed(train_batches, valid_batches, steps, card.geometry.margin_bp, torch.tensor(card.strand_swap()))
+
+
+def _stream(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen: int = 0) -> Iterator[Batch]:
+    """Let Ray Data read the pools of an epoch ahead of the training, and cut them into batches, in order."""
+    start = find_position(order, epoch, rows_seen)
+    indices = range(start.pool, len(order.pools(epoch)))
+    if not indices:
+        return
+    pools = ray.data.from_items([{"pool": index} for index in indices], override_num_blocks=len(indices)).map_batches(
+        partial(_read_pools, order, epoch), batch_size=1, num_cpus=0.25
+    )
+    pools.context.execution_options.preserve_order = True
+    tables = pools.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    for rows in cut_batches(tables, batch_size, skip=start.rows):
+        codes, targets = decode_examples(rows, card)
+        yield torch.from_numpy(codes.copy()), torch.from_numpy(targets.copy())  # Arrow's memory is read-only
+
+
+def _read_pools(order: Order, epoch: int, batch: dict[str, Any]) -> pa.Table:
+    """Read the one pool named in a batch of one row."""
+    return read_pool(order, epoch, int(batch["pool"][0])).select(["sequence", "target"])

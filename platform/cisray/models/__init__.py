@@ -1,0 +1,1 @@
+"""Networks that know tensors only: local, context, head."""

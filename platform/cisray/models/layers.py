@@ -1,0 +1,116 @@
+"""Building blocks that several architectures share."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def one_hot(codes: Tensor, dtype: torch.dtype) -> Tensor:
+    """Encode codes uint8 [B, L] as [B, 4, L] in ACGT order; N is four zeros."""
+    bases = torch.arange(4, device=codes.device, dtype=torch.uint8)
+    return (codes[:, None, :] == bases[None, :, None]).to(dtype)
+
+
+class Network(nn.Module):
+    """Any network of the catalog: head(context(local(x))), from codes uint8 [B, L] to predictions [B, N, T].
+
+    `local` is translation-equivariant at a stride and of finite reach; `context` sees all positions;
+    `head` makes predictions. Scoring relies on this split.
+    """
+
+    def __init__(self, *, local: nn.Module, context: nn.Module, head: nn.Module, crop_bins: int) -> None:
+        super().__init__()
+        self.local = local
+        self.context = context
+        self.head = head
+        self.crop_bins = crop_bins
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Predict from codes uint8 [B, L] to [B, N, T], the crop cut away."""
+        weight = next(self.parameters())
+        hidden = self.context(self.local(one_hot(codes, weight.dtype)))  # [B, C, L / bin]
+        if self.crop_bins:
+            hidden = hidden[:, :, self.crop_bins : -self.crop_bins]
+        return self.head(hidden).transpose(1, 2)
+
+
+class ConvBlock(nn.Sequential):
+    """Activation, convolution, batch norm, pooling: [B, C_in, L] to [B, C_out, L / pool]."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, width: int, pool: int = 1) -> None:
+        super().__init__(
+            nn.GELU(approximate="tanh"),
+            nn.Conv1d(channels_in, channels_out, width, padding="same", bias=False),
+            nn.BatchNorm1d(channels_out),
+            MaxPool(pool) if pool > 1 else nn.Identity(),
+        )
+
+
+class MaxPool(nn.Module):
+    """The largest of every `pool` positions: [B, C, L] to [B, C, L / pool]. On a CPU twice as fast as torch's own."""
+
+    def __init__(self, pool: int) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Pool `hidden` [B, C, L]."""
+        return hidden.unflatten(2, (-1, self.pool)).max(dim=3).values
+
+
+class DilatedResidual(nn.Module):
+    """A dilated convolution and a pointwise one, added to what came in, [B, C, N]."""
+
+    def __init__(self, channels: int, inner_channels: int, *, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GELU(approximate="tanh"),
+            nn.Conv1d(channels, inner_channels, 3, padding="same", dilation=dilation, bias=False),
+            nn.BatchNorm1d(inner_channels),
+            nn.GELU(approximate="tanh"),
+            nn.Conv1d(inner_channels, channels, 1, bias=False),
+            nn.BatchNorm1d(channels),
+            nn.Dropout(dropout),
+        )
+        last_norm = self.layers[5]
+        assert isinstance(last_norm, nn.BatchNorm1d)
+        nn.init.zeros_(last_norm.weight)  # each block starts as the identity, so that deep towers train
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Add the block's change to `hidden` [B, C, N]."""
+        return hidden + self.layers(hidden)
+
+
+class TrackHead(nn.Module):
+    """A pointwise hidden layer, then one non-negative rate per track: [B, C, N] to [B, T, N]."""
+
+    def __init__(self, channels: int, hidden_channels: int, num_tracks: int, *, dropout: float) -> None:
+        super().__init__()
+        self.hidden = ConvBlock(channels, hidden_channels, width=1)
+        self.dropout = nn.Dropout(dropout)
+        self.tracks = nn.Conv1d(hidden_channels, num_tracks, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Predict rates from `hidden` [B, C, N]."""
+        return F.softplus(self.tracks(F.gelu(self.dropout(self.hidden(hidden)), approximate="tanh")))
+
+    @torch.no_grad()
+    def start_at(self, means: Sequence[float]) -> None:
+        """Make every track's first prediction its mean, so that no step is spent on learning levels."""
+        levels = torch.tensor([max(1e-3, mean) for mean in means])  # 1e-3 for NaN too: a track without data
+        assert self.tracks.bias is not None
+        self.tracks.bias.copy_(levels + torch.log(-torch.expm1(-levels)))  # softplus's inverse
+        nn.init.normal_(self.tracks.weight, std=0.01)
+
+
+def prime_factors(number: int) -> list[int]:
+    """Return a number's prime factors in rising order: the pools that make a bin of that many bases."""
+    factors = []
+    for prime in range(2, math.isqrt(number) + 1):
+        while number % prime == 0:
+            factors.append(prime)
+            number //= prime
+    return factors + [number] * (number > 1)

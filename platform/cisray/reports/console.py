@@ -1,0 +1,81 @@
+"""What a terminal shows while a flow runs, and the tables it prints at the end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bars,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from cisray.progress import Progress, Report
+
+# What is worth a place beside a bar, and how it is written.
+SHOWN_FIGURES = {
+    "rows": "{:,.0f} rows",
+    "train.loss": "loss {:.4f}",
+    "valid.pearson": "valid r {:.4f}",
+    "examples_per_s": "{:,.0f} examples/s",
+    "already_done": "{:,.0f} done before",
+}
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Report]:
+    """Give a report that draws one bar per stage, with rate and time left."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        stages: dict[str, TaskID] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.stage not in stages:
+                stages[progress.stage] = bars.add_task(
+                    progress.stage,
+                    total=progress.total,
+                    completed=progress.done,
+                    unit=progress.unit,
+                    rate="",
+                    note="",
+                )
+            task = stages[progress.stage]
+            speed = bars.tasks[task].speed
+            bars.update(
+                task,
+                completed=progress.done,
+                total=max(progress.total, 1),
+                rate=f"{speed:,.1f}/s" if speed else "",
+                note=describe(progress.figures),
+            )
+
+        yield report
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """Write the figures that are worth showing in one line."""
+    return ", ".join(text.format(figures[name]) for name, text in SHOWN_FIGURES.items() if figures.get(name))
+
+
+def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows as a table; numbers stand on the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""Say what a variant changes: alleles, effects, the score table."""

@@ -1,0 +1,202 @@
+"""The only file that imports MLflow: runs, their lineage, and the registry of bundles.
+
+MLFLOW_TRACKING_URI names the store; without it, runs/mlflow.db in the working directory, made on first use.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.exceptions import MlflowException
+
+from cisray.config import flatten
+from cisray.errors import InputError
+from cisray.progress import Progress
+
+DEFAULT_STORE = Path("runs/mlflow.db")
+CHAMPION = "champion"
+DECIDING_METRIC = "valid.pearson"
+# MLflow writes longer values to no store.
+MOST_VALUE_LETTERS = 500
+SYSTEM_METRICS_S = 5
+
+
+class Registered(NamedTuple):
+    """A model version, and whether it is the champion now."""
+
+    name: str
+    version: str
+    is_champion: bool
+
+
+class FetchedModel(NamedTuple):
+    """A model on this machine."""
+
+    bundle_dir: Path
+    uri: str
+    version: str | None
+    """None where a path was given and not a registered model."""
+
+
+def store_uri() -> str:
+    """Return the address of the tracking store and registry."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.absolute()}"
+
+
+def _client() -> MlflowClient:
+    uri = store_uri()
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return MlflowClient(uri)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    local = store_uri().startswith("sqlite:///")
+    artifacts = (DEFAULT_STORE.parent / "mlartifacts").absolute().as_uri() if local else None
+    return client.create_experiment(name, artifact_location=artifacts)
+
+
+class TrackedRun:
+    """One MLflow run, told what happens through `report`."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def report(self, progress: Progress) -> None:
+        """Log the figures of a step; a flow's `report`."""
+        for name, value in progress.figures.items():
+            self._client.log_metric(self.run_id, _metric_name(name), value, step=progress.done)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], *, step: int = 0) -> None:
+        """Log final figures; those that are not defined are left out."""
+        for name, value in metrics.items():
+            if value is not None:
+                self._client.log_metric(self.run_id, _metric_name(name), value, step=step)
+
+    def log_dataset(self, dataset_dir: Path, *, name: str, digest: str, context: str) -> None:
+        """Say which dataset the run used, by the digest of its card."""
+        with warnings.catch_warnings(action="ignore"):  # a path fits two of MLflow's sources, which are one class
+            source = resolve_dataset_source(str(dataset_dir))
+        # MLflow keeps 36 letters of a digest; the tag holds all of it.
+        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:36]), context=context)
+        self._client.set_tag(self.run_id, "dataset.digest", digest)
+
+    def log_folder(self, folder: Path, *, under: str) -> None:
+        """Keep a folder's files with the run."""
+        self._client.log_artifacts(self.run_id, str(folder), under)
+
+    def register(self, bundle_dir: Path, *, name: str, digest: str, metric: float) -> Registered:
+        """Register a bundle as a model version; the champion changes only for a better validation metric."""
+        model = mlflow.pyfunc.log_model(
+            name="bundle",
+            loader_module="cisray.bundle",
+            data_path=str(bundle_dir),
+            pip_requirements=["cisray"],
+            registered_model_name=name,
+        )
+        version = str(model.registered_model_version)
+        self._client.set_model_version_tag(name, version, "bundle.digest", digest)
+        self._client.set_model_version_tag(name, version, DECIDING_METRIC, str(metric))
+        try:
+            champion = self._client.get_model_version_by_alias(name, CHAMPION)
+            better = metric > float(champion.tags[DECIDING_METRIC])
+        except MlflowException:
+            better = True  # the first version of this model
+        if better:
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+        return Registered(name, version, better)
+
+
+@contextmanager
+def tracked_run(
+    experiment: str, *, kind: str, out: Path, settings: Mapping[str, Any], job_path: Path | None
+) -> Iterator[TrackedRun]:
+    """Open a run, or the one that was killed while it made `out`; its status says how it ended."""
+    client = _client()
+    experiment_id = _experiment_id(client, experiment)
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_S)
+    unfinished = client.search_runs(
+        [experiment_id], f"tags.`cisray.out` = '{out}' and attributes.status = 'RUNNING'", max_results=1
+    )
+    run_id = unfinished[0].info.run_id if unfinished else None
+    with mlflow.start_run(run_id, experiment_id, run_name=f"{kind} {out.name}", log_system_metrics=True) as run:
+        tracked = TrackedRun(client, run.info.run_id)
+        client.set_tag(run.info.run_id, "cisray.out", str(out))
+        client.set_tag(run.info.run_id, "cisray.kind", kind)
+        if run_id is None:
+            flat = {name: str(value)[:MOST_VALUE_LETTERS] for name, value in flatten(settings).items()}
+            mlflow.log_params(flat)
+        if job_path is not None:
+            mlflow.log_artifact(str(job_path), "job")
+        yield tracked
+
+
+def fetch_model(address: str) -> FetchedModel:
+    """Return a bundle by its folder, or by a registered model's address.
+
+    Raises:
+        InputError: there is no such folder, model, version or alias.
+    """
+    if not address.startswith("models:/"):
+        path = Path(address).absolute()
+        if not (path / "model.json").exists():
+            raise InputError(
+                f"{path}: not a bundle (no model.json in it); train one, or name a registered model, "
+                "such as models:/NAME@champion"
+            )
+        return FetchedModel(path, address, None)
+    client = _client()
+    try:
+        name, version = _resolve(client, address)
+        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
+    except (MlflowException, ValueError) as error:
+        known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+        raise InputError(f"{address}: no such model in {store_uri()} (registered: {known}): {error}") from None
+    bundles = sorted(Path(folder).rglob("model.json"))
+    if len(bundles) != 1:
+        raise InputError(f"{address}: holds {len(bundles)} bundles; wanted one that cisray train registered")
+    return FetchedModel(bundles[0].parent, address, version)
+
+
+def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:
+    """Split models:/NAME@ALIAS or models:/NAME/VERSION into name and version."""
+    rest = address.removeprefix("models:/")
+    if "@" in rest:
+        name, alias = rest.split("@", 1)
+        return name, str(client.get_model_version_by_alias(name, alias).version)
+    name, _, version = rest.rpartition("/")
+    if not name or not version.isdigit():
+        raise ValueError("wanted models:/NAME@ALIAS or models:/NAME/VERSION")
+    return name, version
+
+
+def record_evaluation(digest: str, metrics: Mapping[str, float | None]) -> str | None:
+    """Add test figures to the run that trained a bundle, and return it if known: recorded, never selected on."""
+    client = _client()
+    versions = client.search_model_versions(f"tags.`bundle.digest` = '{digest}'")
+    if not versions:
+        return None
+    run_id = versions[0].run_id
+    TrackedRun(client, run_id).log_metrics(metrics)
+    return run_id
+
+
+def _metric_name(name: str) -> str:
+    """Return a name that MLflow takes: letters, digits, and a few signs."""
+    return "".join(letter if letter.isalnum() or letter in "_-./ :" else "_" for letter in name)

@@ -1,0 +1,1 @@
+"""Say what learning means: batches, objectives, optimizers, metrics and the loop."""

@@ -1,0 +1,44 @@
+"""Put a learner aside and take it up again: weights, optimizer, progress. Tensors in safetensors, the rest in JSON."""
+
+import dataclasses
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cisray.files import read_json, write_json
+from cisray.training.loop import Learned, Learner
+
+
+def write_learner(path: Path, learner: Learner) -> None:
+    """Write all of a learner's state into the folder `path`, which need not exist."""
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(_apart(learner.network.state_dict()), path / "weights.safetensors")
+    save_file(_apart(learner.best_weights), path / "best.safetensors")
+    state = learner.optimizer.state_dict()
+    moments = {f"{index}.{name}": value for index, part in state["state"].items() for name, value in part.items()}
+    save_file(_apart(moments), path / "optimizer.safetensors")
+    learned = dataclasses.asdict(learner.learned)
+    if learner.learned.best_epoch < 0:
+        learned["best_metric"] = None  # minus infinity, which JSON cannot say
+    write_json(path / "learned.json", {"learned": learned, "param_groups": state["param_groups"]})
+
+
+def read_learner(path: Path, learner: Learner) -> None:
+    """Give a fresh learner of the same network and settings the state that `write_learner` put aside."""
+    learner.network.load_state_dict(load_file(path / "weights.safetensors"))
+    learner.best_weights = load_file(path / "best.safetensors")
+    values = read_json(path / "learned.json", what="checkpoint")
+    if values["learned"]["best_metric"] is None:
+        del values["learned"]["best_metric"]
+    learner.learned = Learned(**values["learned"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(path / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    learner.optimizer.load_state_dict({"state": state, "param_groups": values["param_groups"]})
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the host, each with memory of its own, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,100 @@
+import hashlib
+import json
+import math
+
+import pytest
+
+from cisray.errors import InputError
+from cisray.files import (
+    file_digest,
+    folder_written_whole,
+    read_json,
+    replace_folder,
+    value_digest,
+    write_json,
+    written_whole,
+)
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new/folder/a.txt"
+    with written_whole(path) as aside:
+        aside.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError, match="halfway"), written_whole(path) as aside:
+        aside.write_text("half")
+        raise KeyError("halfway")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with written_whole(path) as first, written_whole(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the outer block ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "out"
+    with folder_written_whole(path) as aside:
+        (aside / "a").write_text("1")
+    with pytest.raises(KeyError, match="halfway"), folder_written_whole(path) as aside:
+        (aside / "b").write_text("2")
+        raise KeyError("halfway")
+    assert [file.name for file in path.iterdir()] == ["a"]
+    with folder_written_whole(path) as aside:
+        (aside / "c").write_text("3")
+    assert [file.name for file in path.iterdir()] == ["c"]  # the older one's files are gone
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_folder_leaves_neither_the_source_nor_the_old_one(tmp_path):
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    replace_folder(tmp_path / "source", tmp_path / "target")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "target",
+        "target/source",
+    ]
+
+
+def test_json_round_trip_and_equal_bytes(tmp_path):
+    value = {"name": "Ångström", "list": [1, 2.5, None], "nested": {"yes": True}}
+    write_json(tmp_path / "a.json", value)
+    write_json(tmp_path / "b.json", json.loads(json.dumps(value)))
+    assert read_json(tmp_path / "a.json", what="thing") == value
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "c.json", {"x": math.nan})
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}"])
+def test_unreadable_json_is_told_with_what_it_should_have_been(tmp_path, content):
+    path = tmp_path / "card.json"
+    with pytest.raises(InputError, match=r"card\.json: no such file, but a dataset card was expected"):
+        read_json(path, what="dataset card")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"card\.json: not a readable dataset card"):
+        read_json(path, what="dataset card")
+
+
+def test_digests(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc" * 100_000)
+    assert file_digest(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert value_digest({"a": 1, "b": [2, "x"]}) == value_digest({"b": [2, "x"], "a": 1})
+    assert len({value_digest(value) for value in ({"a": 1}, {"a": "1"}, {"a": [1]}, {"b": 1}, {})}) == 5

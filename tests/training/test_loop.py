@@ -1,0 +1,269 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from cisray.errors import InputError
+from cisray.geometry import Geometry
+from cisray.models.basenji import BasenjiConfig, build_basenji
+from cisray.progress import silent
+from cisray.training.checkpoints import read_learner, write_learner
+from cisray.training.loop import Feed, Learner, TrainSpec, Workers, fit, validate
+
+GEOMETRY = Geometry(window_bp=64, bin_bp=8, margin_bp=2)
+SWAP = torch.tensor([1, 0])
+
+
+def planted(num_windows, *, seed):
+    """Make windows whose first track counts the GA of a bin and whose second one the TC, its reverse complement."""
+    codes = np.random.default_rng(seed).integers(0, 4, (num_windows, GEOMETRY.stored_bp), np.uint8)
+    inside = codes[:, 2:-2].reshape(num_windows, GEOMETRY.num_bins, 8)
+    pairs = (4 * inside[:, :, :-1] + inside[:, :, 1:]).astype(int)
+    counts = np.stack([(pairs == 4 * 2 + 0).sum(axis=2), (pairs == 4 * 3 + 1).sum(axis=2)], axis=2)
+    targets = (0.5 + 3.0 * counts).astype(np.float32)
+    targets[::5, 2, 0] = np.nan
+    return torch.from_numpy(codes), torch.from_numpy(targets)
+
+
+def make_feed(train, valid, *, batch_size=16, swap=SWAP):
+    codes, targets = train
+    num_steps = -(-len(codes) // batch_size)
+
+    def train_batches(epoch, steps_done):
+        order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(epoch))
+        for rows in list(order.split(batch_size))[steps_done:]:
+            yield codes[rows], targets[rows]
+
+    def valid_batches():
+        yield from zip(valid[0].split(10), valid[1].split(10), strict=True)
+
+    return Feed(train_batches, valid_batches, lambda epoch: num_steps, GEOMETRY.margin_bp, swap)
+
+
+@pytest.fixture(scope="module")
+def feed():
+    return make_feed(planted(160, seed=1), planted(40, seed=2))
+
+
+def make_network(seed=0, *, dropout=0.1):
+    torch.manual_seed(seed)
+    config = BasenjiConfig(
+        stem_channels=24, stem_width=5, channels=24, dilated_layers=1, dilated_channels=8, head_channels=24, dropout=dropout
+    )
+    return build_basenji(config, geometry=GEOMETRY, num_tracks=2)
+
+
+class Level(nn.Module):
+    """Predict one rate per base pair composition: a network without state beside its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+    def forward(self, codes):
+        return self.weight[codes.long()].unflatten(1, (-1, 8)).mean(dim=2, keepdim=True).expand(-1, -1, 2)
+
+
+class Recorder(Learner):
+    """A learner that keeps the loss of every step."""
+
+    def __init__(self, network, *, spec):
+        super().__init__(network, spec=spec)
+        self.losses = []
+
+    def step(self, batch, feed, *, workers, total_steps):
+        loss = super().step(batch, feed, workers=workers, total_steps=total_steps)
+        self.losses.append(loss.item())
+        return loss
+
+
+def ignore(learner):
+    pass
+
+
+def test_a_planted_rule_is_learned(feed):
+    spec = TrainSpec(epochs=6, batch_size=16, learning_rate=0.01, warmup_steps=5, shift_bp=0)
+    learner, told = Learner(make_network(), spec=spec), []
+    fit(learner, feed, save=ignore, report=told.append)
+    history = learner.learned.history
+    assert [row["epoch"] for row in history] == list(range(6))
+    assert history[-1]["train.loss"] < history[0]["train.loss"]
+    assert history[-1]["valid.loss"] < history[0]["valid.loss"]
+    assert history[-1]["valid.pearson"] > 0.8
+    assert min(history[-1]["valid.pearson_per_track"]) > 0.8
+    assert learner.learned.step == 60
+    assert [progress.done for progress in told if progress.stage == "train"] == [20, 40, 60]
+    assert [progress.done for progress in told if progress.stage == "valid"] == [10, 20, 30, 40, 50, 60]
+    assert all(progress.total == 60 for progress in told)
+
+
+def test_reading_the_other_strand_with_its_tracks_unswapped_would_spoil_the_rule(feed):
+    spec = TrainSpec(epochs=6, batch_size=16, learning_rate=0.01, warmup_steps=5)
+    learner = Learner(make_network(), spec=spec)
+    fit(learner, feed._replace(swap=torch.tensor([0, 1])), save=ignore, report=silent)
+    assert learner.learned.history[-1]["valid.pearson"] < 0.8
+
+
+def test_a_run_taken_up_in_the_middle_of_an_epoch_is_the_undisturbed_run(feed, tmp_path):
+    spec = TrainSpec(epochs=3, batch_size=16, learning_rate=0.01, warmup_steps=5, shift_bp=2, checkpoint_steps=7)
+
+    def save(learner):
+        write_learner(tmp_path / f"step-{learner.learned.step}", learner)
+
+    undisturbed = Recorder(make_network(seed=1), spec=spec)
+    fit(undisturbed, feed, save=save, report=silent)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [7, 10, 14, 20, 21, 28, 30]
+    for step in (7, 14, 20):  # in the first epoch, in the second one, and between two
+        resumed = Recorder(make_network(seed=2), spec=spec)
+        read_learner(tmp_path / f"step-{step}", resumed)
+        assert resumed.learned.step == step
+        fit(resumed, feed, save=ignore, report=silent)
+        assert resumed.losses == undisturbed.losses[step:]
+        same_tensors(resumed.network.state_dict(), undisturbed.network.state_dict())
+        same_tensors(resumed.best_weights, undisturbed.best_weights)
+        assert resumed.learned.best_epoch == undisturbed.learned.best_epoch
+        assert without_times(resumed) == without_times(undisturbed)
+
+
+def same_tensors(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def without_times(learner):
+    return [{key: row[key] for key in row if key != "examples_per_s"} for row in learner.learned.history]
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(feed):
+    spec = TrainSpec(epochs=5, batch_size=16, learning_rate=0.05, warmup_steps=0, patience=5)
+    learner, seen = Learner(make_network(dropout=0.5), spec=spec), []
+
+    def save(learner):
+        if learner.learned.step_in_epoch == 0:
+            seen.append({name: weight.clone() for name, weight in learner.network.state_dict().items()})
+
+    fit(learner, feed, save=save, report=silent)
+    scores = [row["valid.pearson"] for row in learner.learned.history]
+    assert len(seen) == len(scores) == 5
+    assert learner.learned.best_epoch == int(np.argmax(scores))
+    assert learner.learned.best_metric == max(scores)
+    same_tensors(learner.best_weights, seen[learner.learned.best_epoch])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [([0.2, 0.5, 0.3], 1), ([0.5, 0.5], 0), ([math.nan, -0.1], 1), ([0.3, math.nan, 0.2], 0), ([math.nan] * 2, 0)],
+)
+def test_the_best_epoch_is_the_first_with_the_highest_metric(metrics, best):
+    learner = Learner(Level(), spec=TrainSpec())
+    for epoch, metric in enumerate(metrics):
+        learner.learned.epoch = epoch
+        with torch.no_grad():
+            learner.network.weight.fill_(epoch)
+        learner.keep_best(metric)
+    assert learner.learned.best_epoch == best
+    assert learner.best_weights["weight"].tolist() == [best] * 4
+
+
+def test_training_stops_when_nothing_gets_better(feed):
+    spec = TrainSpec(epochs=50, batch_size=16, learning_rate=1e-30, patience=3)
+    learner = Learner(Level(), spec=spec)
+    fit(learner, feed, save=ignore, report=silent)
+    assert learner.learned.epoch == 4  # the first one, and three that were not better
+    assert learner.learned.best_epoch == 0
+    assert learner.finished
+    steps = learner.learned.step
+    fit(learner, feed, save=ignore, report=silent)  # finished is finished
+    assert learner.learned.step == steps
+
+
+def test_a_track_without_data_in_validation_does_not_stop_a_run(feed, tmp_path):
+    codes, targets = planted(40, seed=2)
+    targets[:, :, 1] = torch.nan
+    feed = make_feed(planted(32, seed=1), (codes, targets))
+    learner = Learner(make_network(), spec=TrainSpec(epochs=2, batch_size=16))
+    fit(learner, feed, save=lambda each: write_learner(tmp_path, each), report=silent)
+    assert math.isnan(learner.learned.history[0]["valid.pearson_per_track"][1])
+    assert learner.learned.history[0]["valid.pearson"] == learner.learned.history[0]["valid.pearson_per_track"][0]
+    again = Learner(make_network(), spec=TrainSpec(epochs=2, batch_size=16))
+    read_learner(tmp_path, again)
+    assert again.learned.best_metric == learner.learned.best_metric
+
+
+@pytest.mark.parametrize("bad", [math.inf, 1e38])
+def test_a_loss_that_is_no_number_ends_the_run(bad):
+    codes, targets = planted(32, seed=1)
+    targets[3] = bad
+    feed = make_feed((codes, targets), planted(10, seed=2))
+    learner = Learner(make_network(), spec=TrainSpec(epochs=3, batch_size=16))
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf|-inf) at step \d+; lower training.learning_rate"):
+        fit(learner, feed, save=ignore, report=silent)
+
+
+def test_validation_measures_what_it_says_on_windows_without_their_margin(feed):
+    network = make_network().eval()
+    found = validate(network, feed, workers=Workers())
+    codes, targets = planted(40, seed=2)
+    with torch.no_grad():
+        rates = network(codes[:, 2:-2]).double()
+    present = ~torch.isnan(targets)
+    losses = (rates - targets * torch.log(rates + 1e-6))[present]
+    assert found["valid.loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+    for track in range(2):
+        mask = present[:, :, track]
+        pearson = np.corrcoef(rates[:, :, track][mask], targets[:, :, track][mask])[0, 1]
+        assert found["valid.pearson_per_track"][track] == pytest.approx(pearson, abs=1e-6)
+    assert found["valid.pearson"] == pytest.approx(np.mean(found["valid.pearson_per_track"]))
+
+
+def test_validation_adds_up_over_workers(feed):
+    network = make_network().eval()
+    whole = validate(network, feed, workers=Workers())
+    codes, targets = planted(40, seed=2)
+    halves = [make_feed(planted(10, seed=1), (codes[part], targets[part])) for part in (slice(0, 13), slice(13, 40))]
+    sent = []
+    for half in halves:  # each worker says what it would send; then each gets the sum
+        values = []
+        validate(network, half, workers=Workers(add=lambda value, kept=values: kept.append(value) or value))
+        sent.append(values)
+    totals = [sum(values) for values in zip(*sent, strict=True)]
+    for half in halves:
+        answers = iter(totals)
+        found = validate(network, half, workers=Workers(add=lambda value, answers=answers: next(answers)))
+        for name in ("valid.loss", "valid.pearson", "valid.r2"):
+            assert found[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+def test_a_worker_without_validation_rows_still_takes_part(feed):
+    sent = []
+    empty = feed._replace(valid=lambda: iter(()))
+    validate(make_network(), empty, workers=Workers(add=lambda value: sent.append(value) or value + 1))
+    assert [tuple(value.shape) for value in sent] == [(6, 2), (2,)]
+
+
+def test_what_cannot_be_trained_is_refused(feed):
+    with pytest.raises(InputError, match="shift_bp=3 but the dataset stores a margin of 2 bp"):
+        fit(Learner(Level(), spec=TrainSpec(shift_bp=3)), feed, save=ignore, report=silent)
+    nothing = feed._replace(steps=lambda epoch: 0)
+    with pytest.raises(InputError, match="fills no batch for every worker"):
+        fit(Learner(Level(), spec=TrainSpec()), nothing, save=ignore, report=silent)
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch_size", "learning_rate", "clip_norm", "patience", "checkpoint_steps"])
+def test_settings_that_cannot_be_are_refused(field):
+    with pytest.raises(ValidationError, match=f"{field}=0"):
+        TrainSpec(**{field: 0})
+
+
+def test_gradients_are_clipped_and_half_precision_trains(feed):
+    spec = TrainSpec(epochs=1, batch_size=16, clip_norm=1e-4, precision="bf16")
+    learner, workers = Learner(make_network(), spec=spec), Workers()
+    batch = next(feed.train(0, 0))
+    loss = learner.step(batch, feed, workers=workers, total_steps=10)
+    norm = torch.stack([weight.grad.norm() for weight in learner.network.parameters()]).norm()
+    assert torch.isfinite(loss)
+    assert norm == pytest.approx(1e-4, rel=1e-2)
+    assert all(weight.dtype == torch.float32 for weight in learner.network.parameters())
