@@ -1,9 +1,11 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from cisray.datasets.folds import FoldSpec
 from cisray.datasets.schema import (
@@ -21,6 +23,10 @@ from cisray.datasets.schema import (
 from cisray.files import file_digest, write_json
 from cisray.geometry import Geometry
 
+# a busy machine is no failure
+settings.register_profile("cisray", deadline=None)
+settings.load_profile("cisray")
+
 GEOMETRY = Geometry(window_bp=12, bin_bp=2, crop_bins=1, margin_bp=3)
 STRANDED = (
     Track(name="fwd", file="fwd.bw", strand_pair="rev", scale=2.0, clip_soft=4.0),
@@ -29,15 +35,20 @@ STRANDED = (
 )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Keep torch to one thread: the networks of tests are so small that threads only wait for each other."""
+    if "torch" in sys.modules:  # a run of tests that need no torch does not load it
+        sys.modules["torch"].set_num_threads(1)
+
+
 @pytest.fixture
 def make_card():
     """Make a card of two stranded tracks and an unstranded one, with the fields given in place of these."""
 
     def make(**fields) -> Card:
         tracks = fields.get("tracks", STRANDED)
-        statistics = Statistics(
-            num_bins=4, num_masked=1, total=6.0, total_squares=14.0, least=1.0, greatest=3.0
-        )
+        statistics = Statistics(num_bins=4, num_masked=1, total=6.0, total_squares=14.0, least=1.0, greatest=3.0)
         default = {
             "schema_version": SCHEMA_VERSION,
             "name": "toy",
@@ -92,9 +103,7 @@ def make_dataset(tmp_path, make_card):
                 ]
                 path = folder / f"examples/split={split}/part-{number}.parquet"
                 pq.write_table(pa.table(columns, schema=schema), path, row_group_size=row_group_rows)
-                files.append(
-                    DataFile(path=str(path.relative_to(folder)), rows=size, sha256=file_digest(path))
-                )
+                files.append(DataFile(path=str(path.relative_to(folder)), rows=size, sha256=file_digest(path)))
                 first += size
         counts = {split: sum(sizes) for split, sizes in rows_per_file.items()}
         card = make_card(**(fields | {"files": tuple(files), "counts": counts}))

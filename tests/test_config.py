@@ -38,9 +38,7 @@ def job(tmp_path):
 
 
 def test_default_gives_way_to_the_file_and_the_file_to_an_override(job):
-    assert load_job(job, Cake) == Cake(
-        name="plain", grams=250.0, oven=Oven(degrees=200), layers=(Layer(name="base"),)
-    )
+    assert load_job(job, Cake) == Cake(name="plain", grams=250.0, oven=Oven(degrees=200), layers=(Layer(name="base"),))
     changed = load_job(job, Cake, ["oven.degrees=150", "oven.fan=true"])
     assert changed.oven == Oven(degrees=150, fan=True)
     assert changed.grams == 250.0

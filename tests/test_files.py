@@ -26,12 +26,18 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def write_half(writing):
+    """Write something into a file or folder, then fail."""
+    with writing as aside:
+        (aside / "b" if aside.is_dir() else aside).write_text("half")
+        raise KeyError("halfway")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyError, match="halfway"), written_whole(path) as aside:
-        aside.write_text("half")
-        raise KeyError("halfway")
+    with pytest.raises(KeyError, match="halfway"):
+        write_half(written_whole(path))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -50,9 +56,8 @@ def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path):
     path = tmp_path / "out"
     with folder_written_whole(path) as aside:
         (aside / "a").write_text("1")
-    with pytest.raises(KeyError, match="halfway"), folder_written_whole(path) as aside:
-        (aside / "b").write_text("2")
-        raise KeyError("halfway")
+    with pytest.raises(KeyError, match="halfway"):
+        write_half(folder_written_whole(path))
     assert [file.name for file in path.iterdir()] == ["a"]
     with folder_written_whole(path) as aside:
         (aside / "c").write_text("3")

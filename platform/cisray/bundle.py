@@ -135,7 +135,7 @@ def _read_config(path: Path) -> BasenjiConfig | KmerRidgeConfig:
             f"{path}: bundle of schema version {values.get('schema_version')}; this cisray reads {SCHEMA_VERSION}"
         )
     try:
-        return TypeAdapter(ModelConfig).validate_python(values["model"])
+        return TypeAdapter(ModelConfig).validate_python(values.get("model"))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

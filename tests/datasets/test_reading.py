@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -41,17 +43,16 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(dataset):
     assert starts(read_epoch(shuffled(dataset, seed=4), 1, batch_size=8)) != epochs[1]
 
 
-def test_a_pool_mixes_rows_of_several_groups(dataset):
-    order = shuffled(dataset, pool_rows=20)
-    first = read_pool(order, 0, 0)["start"].to_pylist()
-    in_turn = [start for group in order.pools(0)[0] for start in starts([_read_group(group)])]
-    assert sorted(first) == sorted(in_turn)
-    assert first != in_turn
-    assert len(order.pools(0)[0]) > 3
-
-
-def _read_group(group):
-    return pa.parquet.ParquetFile(group.path).read_row_group(group.number)
+def test_a_pool_mixes_the_rows_of_its_groups_and_each_pool_in_a_way_of_its_own(make_dataset):
+    order = shuffled(make_dataset({"train": [60]}), pool_rows=20)
+    permutations = []
+    for index, pool in enumerate(order.pools(0)):
+        assert [group.rows for group in pool] == [5, 5, 5, 5]
+        mixed = read_pool(order, 0, index)["start"].to_pylist()
+        in_turn = [8 * (5 * group.number + row) for group in pool for row in range(5)]
+        permutations.append(tuple(in_turn.index(start) for start in mixed))
+        assert sorted(permutations[-1]) == list(range(20))
+    assert len({*permutations, tuple(range(20))}) == 4
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -59,10 +60,12 @@ def test_ranks_share_an_epoch_out_among_them(dataset, world):
     orders = [shuffled(dataset, rank=rank, world=world) for rank in range(world)]
     for epoch in range(2):
         parts = [starts(read_epoch(order, epoch, batch_size=4)) for order in orders]
-        assert sorted(sum(parts, [])) == list(range(0, 8 * ROWS, 8))  # every row, and none twice
+        assert sorted(start for part in parts for start in part) == list(
+            range(0, 8 * ROWS, 8)
+        )  # every row, and none twice
         steps = {order.steps(epoch, 4) for order in orders}
         assert steps == {min(len(part) for part in parts) // 4}  # no rank runs dry before another
-    assert {group for group in orders[0].dealt(0)[0]} != {group for group in orders[0].dealt(1)[0]}
+    assert set(orders[0].dealt(0)[0]) != set(orders[0].dealt(1)[0])
 
 
 def test_a_single_rank_steps_over_all_rows(dataset):
@@ -113,7 +116,7 @@ def test_pools_hold_the_dealt_groups_and_no_more_than_they_must(sizes, pool_rows
 def test_batches_are_slices_of_the_concatenation(sizes, batch_size, skip):
     values = np.arange(sum(sizes))
     cuts = np.cumsum([0, *sizes])
-    tables = [pa.table({"x": values[a:b]}) for a, b in zip(cuts, cuts[1:], strict=False)]
+    tables = [pa.table({"x": values[a:b]}) for a, b in pairwise(cuts)]
     batches = [batch["x"].to_pylist() for batch in cut_batches(iter(tables), batch_size, skip=skip)]
     tail = values[skip:].tolist()
     assert batches == [tail[start : start + batch_size] for start in range(0, len(tail), batch_size)]

@@ -1,6 +1,8 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cisray.datasets.folds import SPLITS, FoldSpec, Region, assign_regions
@@ -57,7 +59,7 @@ def tilings(draw):
     for number in range(draw(st.integers(1, 2))):
         cuts = [0, *np.cumsum(draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))).tolist()]
         genome[f"c{number}"] = cuts[-1]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             role = draw(st.sampled_from([*SPLITS, "exclude"]))
             if role != "exclude":
                 regions.append(Region(Interval(f"c{number}", start, end), role, 0))
@@ -100,6 +102,7 @@ def expected_starts(region, contig_bp, geometry, spec):
         start += stride
 
 
+@settings(max_examples=300)
 @given(tilings())
 def test_windows_are_those_laid_one_by_one_and_shards_cut_them(drawn):
     genome, regions, geometry, spec = drawn
@@ -115,6 +118,7 @@ def test_windows_are_those_laid_one_by_one_and_shards_cut_them(drawn):
     assert len({shard.name for shard in tiling.shards}) == len(tiling.shards)
 
 
+@settings(max_examples=300)
 @given(tilings())
 def test_splits_never_share_a_base_and_uncovered_bases_are_counted(drawn):
     genome, regions, geometry, spec = drawn

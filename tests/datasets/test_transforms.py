@@ -8,9 +8,7 @@ from hypothesis.extra import numpy as arrays
 from cisray.datasets.transforms import to_natural, to_target
 
 NAN, INF = float("nan"), float("inf")
-tracks = st.lists(
-    st.tuples(st.floats(0.01, 100), st.one_of(st.just(INF), st.floats(1, 1000))), min_size=1, max_size=4
-)
+tracks = st.lists(st.tuples(st.floats(0.01, 100), st.one_of(st.just(INF), st.floats(1, 1000))), min_size=1, max_size=4)
 
 
 def test_values_that_can_be_checked_by_eye():
@@ -45,5 +43,9 @@ def test_order_is_kept_and_nothing_grows(value, step, clip_soft):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_type_is_kept(dtype):
-    natural, scale, clip_soft = torch.rand(2, 3, 2, dtype=dtype), torch.ones(2, dtype=dtype), torch.full((2,), 1.5, dtype=dtype)
+    natural, scale, clip_soft = (
+        torch.rand(2, 3, 2, dtype=dtype),
+        torch.ones(2, dtype=dtype),
+        torch.full((2,), 1.5, dtype=dtype),
+    )
     assert to_natural(to_target(natural, scale, clip_soft), scale, clip_soft).dtype == dtype

@@ -104,7 +104,9 @@ def test_a_network_sees_far_beyond_local():
 
 
 def test_a_network_of_a_hundred_million_parameters_can_be_configured():
-    config = BasenjiConfig(stem_channels=768, channels=1536, dilated_layers=11, dilated_channels=768, head_channels=3072)
+    config = BasenjiConfig(
+        stem_channels=768, channels=1536, dilated_layers=11, dilated_channels=768, head_channels=3072
+    )
     geometry = Geometry(window_bp=131_072, bin_bp=128, crop_bins=64)
     with torch.device("meta"):
         network = build_basenji(config, geometry=geometry, num_tracks=5313)

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 
 from cisray.datasets.folds import FoldSpec
 from cisray.datasets.from_tracks import summarise
@@ -116,9 +117,7 @@ def make_card(names=("plain", "gap", "plus", "minus"), *, targets=None, **change
         "schema_version": SCHEMA_VERSION,
         "name": "simulated",
         "cisray_version": "0.1.0",
-        "genome": Genome(
-            name="sim", fasta="genome.fa", digest="ab" * 32, contig_lengths=LENGTHS, contig_digests={}
-        ),
+        "genome": Genome(name="sim", fasta="genome.fa", digest="ab" * 32, contig_lengths=LENGTHS, contig_digests={}),
         "geometry": Geometry(window_bp=2304, bin_bp=64, crop_bins=2, margin_bp=16),
         "tracks": tuple(
             Track(name=name, file=f"{index}.bw", strand_pair=pairs.get(name)) for index, name in enumerate(names)
@@ -141,6 +140,22 @@ def make_card(names=("plain", "gap", "plus", "minus"), *, targets=None, **change
         "job": {"name": "simulated", "note": "</pre><b>"},
     }
     return Card(**(fields | changes))
+
+
+@pytest.fixture
+def unrendered(request, monkeypatch):
+    """Build figures but do not draw them, which takes most of a page's time; a test may ask for `rendered` ones."""
+
+    def write_nothing(self, stream, **options):
+        stream.write(b"<svg/>")
+
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", write_nothing)
+
+
+@pytest.fixture
+def rendered():
+    """Ask for figures that are drawn."""
 
 
 @pytest.fixture(scope="session")

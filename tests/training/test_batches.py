@@ -62,7 +62,9 @@ def test_every_example_is_one_of_the_readings_that_are_allowed(seed, shift_bp):
 def test_all_shifts_and_both_strands_are_drawn_about_equally():
     codes = torch.zeros(3000, 14, dtype=torch.uint8)
     codes[:, 7] = 1  # one C, whose place and letter tell shift and strand
-    read, _ = augment(codes, torch.zeros(3000, 1, 1), margin_bp=2, shift_bp=2, swap=torch.tensor([0]), random=generator())
+    read, _ = augment(
+        codes, torch.zeros(3000, 1, 1), margin_bp=2, shift_bp=2, swap=torch.tensor([0]), random=generator()
+    )
     turned = (read == 3).any(dim=1)  # all A has become T
     assert 0.45 < turned.double().mean() < 0.55
     places = (read[~turned] == 1).nonzero()[:, 1]

@@ -51,7 +51,13 @@ def feed():
 def make_network(seed=0, *, dropout=0.1):
     torch.manual_seed(seed)
     config = BasenjiConfig(
-        stem_channels=24, stem_width=5, channels=24, dilated_layers=1, dilated_channels=8, head_channels=24, dropout=dropout
+        stem_channels=24,
+        stem_width=5,
+        channels=24,
+        dilated_layers=1,
+        dilated_channels=8,
+        head_channels=24,
+        dropout=dropout,
     )
     return build_basenji(config, geometry=GEOMETRY, num_tracks=2)
 
@@ -199,13 +205,16 @@ def test_a_loss_that_is_no_number_ends_the_run(bad):
     targets[3] = bad
     feed = make_feed((codes, targets), planted(10, seed=2))
     learner = Learner(make_network(), spec=TrainSpec(epochs=3, batch_size=16))
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf|-inf) at step \d+; lower training.learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is (nan|inf|-inf) at step \d+; lower training.learning_rate"
+    ):
         fit(learner, feed, save=ignore, report=silent)
 
 
 def test_validation_measures_what_it_says_on_windows_without_their_margin(feed):
-    network = make_network().eval()
+    network = make_network(dropout=0.5).train()
     found = validate(network, feed, workers=Workers())
+    network.eval()
     codes, targets = planted(40, seed=2)
     with torch.no_grad():
         rates = network(codes[:, 2:-2]).double()
@@ -234,7 +243,7 @@ def test_validation_adds_up_over_workers(feed):
         answers = iter(totals)
         found = validate(network, half, workers=Workers(add=lambda value, answers=answers: next(answers)))
         for name in ("valid.loss", "valid.pearson", "valid.r2"):
-            assert found[name] == pytest.approx(whole[name], rel=1e-6)
+            assert found[name] == pytest.approx(whole[name], rel=1e-4)
 
 
 def test_a_worker_without_validation_rows_still_takes_part(feed):
@@ -252,7 +261,9 @@ def test_what_cannot_be_trained_is_refused(feed):
         fit(Learner(Level(), spec=TrainSpec()), nothing, save=ignore, report=silent)
 
 
-@pytest.mark.parametrize("field", ["epochs", "batch_size", "learning_rate", "clip_norm", "patience", "checkpoint_steps"])
+@pytest.mark.parametrize(
+    "field", ["epochs", "batch_size", "learning_rate", "clip_norm", "patience", "checkpoint_steps"]
+)
 def test_settings_that_cannot_be_are_refused(field):
     with pytest.raises(ValidationError, match=f"{field}=0"):
         TrainSpec(**{field: 0})

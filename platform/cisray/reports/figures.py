@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cisray.reports.page import Markup
 
 # Blue against orange, light against dark: told apart by every kind of colour vision, and in grey.
-LIGHT_BLUE, DARK_BLUE = "#a9bfd6", "#00487c"
+LIGHT_BLUE, MIDDLE_BLUE, DARK_BLUE = "#a9bfd6", "#7b9fc9", "#00487c"
 YELLOW, ORANGE, GREY, PALE = "#e69f00", "#c05200", "#5d6873", "#edf0f2"
 SPLIT_COLOURS = {"train": LIGHT_BLUE, "valid": YELLOW, "test": DARK_BLUE}
 DENSITY = LinearSegmentedColormap.from_list("density", ["#d5e0ec", "#6f93b8", DARK_BLUE, "#001c33"])
@@ -160,7 +160,7 @@ def signal_view(contig: str, starts: NDArray[np.integer], panels: Sequence[Panel
 
     Of a strand pair the second hangs from its axis, on the scale of the first.
     """
-    figure = _figure(WIDE_INCHES, 0.9 + 1.05 * len(panels))
+    figure = _figure(WIDE_INCHES, 0.9 + 1.2 * len(panels))
     stack = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     edges = np.append(starts, starts[-1] + bin_bp)
     tops = [_top(panel) for panel in panels]
@@ -182,7 +182,7 @@ def signal_view(contig: str, starts: NDArray[np.integer], panels: Sequence[Panel
     stack[-1].set_xlabel(f"position on {_short(contig, 60)} (bp)")
     _count_in_thousands(stack[-1])
     handles = [
-        Patch(color=LIGHT_BLUE, label="measured"),
+        Patch(color=MIDDLE_BLUE, label="measured"),
         mpl.lines.Line2D([], [], color=ORANGE, label="predicted"),
     ]
     if any(np.isnan(panel.measured).any() for panel in panels):
@@ -267,15 +267,17 @@ def manhattan(
     figure = _figure(WIDE_INCHES, 3.1)
     axes = _plain_axes(figure.subplots())
     total = max(end for _, end in spans.values())
-    labels = {}
-    for index, (contig, (start, end)) in enumerate(spans.items()):
-        inside = (places >= start) & (places < end)
-        colour = (DARK_BLUE, "#6f93b8")[index % 2]
-        axes.plot(places[inside], heights[inside], ".", color=colour, markersize=3.5, mew=0, rasterized=True)
-        if (end - start) / total > 0.009 * min(len(contig), 16) + 0.005:  # a name that would touch the next is left out
-            labels[(start + end) / 2] = _short(contig, 16)
-        if index:
-            axes.axvline(start, color="#dfe4e8", linewidth=0.7, zorder=0)
+    starts = np.array([start for start, _ in spans.values()])
+    of_contig = np.searchsorted(starts, places, side="right") - 1
+    for turn, colour in enumerate((DARK_BLUE, "#6f93b8")):
+        here = of_contig % 2 == turn
+        axes.plot(places[here], heights[here], ".", color=colour, markersize=3.5, mew=0, rasterized=True)
+    axes.vlines(starts[1:], 0, 1, transform=axes.get_xaxis_transform(), color="#dfe4e8", linewidth=0.7, zorder=0)
+    labels = {
+        (start + end) / 2: _short(contig, 16)
+        for contig, (start, end) in spans.items()
+        if (end - start) / total > 0.009 * min(len(contig), 16) + 0.005  # a name that would touch the next is left out
+    }
     axes.set_xticks(list(labels), list(labels.values()))
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(0, total)
@@ -321,7 +323,7 @@ def _draw_metric(
 
 
 def _draw_signal(axes: Axes, edges: NDArray[np.integer], panel: Panel) -> None:
-    axes.stairs(np.nan_to_num(panel.measured, nan=0.0), edges, fill=True, color=LIGHT_BLUE)
+    axes.stairs(np.nan_to_num(panel.measured, nan=0.0), edges, fill=True, color=MIDDLE_BLUE)
     for start, end in _runs(np.isnan(panel.measured)):
         axes.axvspan(edges[start], edges[end], facecolor=PALE, edgecolor="#c3cbd2", hatch="////", linewidth=0, zorder=0)
     middles = (edges[:-1] + edges[1:]) / 2

@@ -41,6 +41,7 @@ thead th.group { border-bottom: 1px solid var(--line); text-align: center; }
 th[scope=row] { position: sticky; left: 0; background: var(--paper); font-weight: 500; }
 th:first-child { padding-left: 0; }
 .number { text-align: right; white-space: nowrap; }
+thead .number { white-space: normal; }
 td.text { max-width: 64ch; overflow-wrap: break-word; }
 .starts { border-left: 1px solid var(--line); }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .3rem 1.4rem; margin: .8rem 0; }
@@ -69,6 +70,7 @@ footer { margin-top: 3rem; padding-top: .6rem; border-top: 1px solid var(--line)
 @media (max-width: 700px) {
   body { padding: 1.2rem 1rem 2rem; }
   .wide { overflow-x: auto; }
+  td.text { min-width: 9rem; }
   .wide img { max-width: none; width: 820px; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }

@@ -28,7 +28,7 @@ from cisray.reports.page import (
 )
 
 METRICS = {"pearson": "Pearson", "pearson_log1p": "Pearson of log(1 + x)", "r2": "R²"}
-REGION_BP = 32_768
+REGION_BP = 20_480
 MOST_BINS = 2048
 """Bins of a region that a page's width can show; finer bins show a shorter region."""
 PANELS_PER_FIGURE = 12
@@ -52,7 +52,7 @@ def write_run_page(evaluation_dir: Path) -> Path:
     Raises:
         InputError: the folder is not a finished evaluation.
     """
-    results = read_json(evaluation_dir / EVALUATION_NAME, what="evaluation")
+    results = read_json(evaluation_dir / EVALUATION_NAME, what="model's evaluation")
     card = read_card(evaluation_dir)
     _check(results, card, source=evaluation_dir / EVALUATION_NAME)
     models = label_models(results["models"])
@@ -243,7 +243,7 @@ def _along(view: View | None, card: Card, *, split: str) -> Section:
     end = int(view.starts[-1]) + card.geometry.bin_bp
     where = f"{view.contig}:{int(view.starts[0]):,}-{end:,}"
     ordered = pair_up(card.tracks)
-    content = [text(f"{where} (0-based, half-open): the region whose measured signal varies most. Hatched: no data.")]
+    content = [text(f"{where} (0-based, half-open): the region whose measured signal varies most.")]
     for first, last in pairwise(_cuts(ordered)):
         panels = [
             Panel(track.name, view.measured[:, index], view.predicted[:, index], track.strand_pair)

@@ -158,8 +158,9 @@ def _made(manifest: Manifest) -> Section:
     ]
     header = ["score", "known as", "formula", "noise floor"]
     below = text(
-        "r: prediction for the reference, a: for the alternate, on the natural scale, summed over a window's bins. "
-        "Noise floor: the largest |score| of a variant that changes nothing; what is not above it means nothing."
+        "r: prediction for the reference, a: for the alternate, on the natural scale; sum and norm2 run over a "
+        "window's bins. Noise floor: the largest |score| of a variant that changes nothing; what is not above it "
+        "means nothing."
     )
     return Section(
         "How it was made", "The model, the genome and the formulas.", [facts(pairs), table(header, rows), below]
@@ -199,11 +200,15 @@ def _known(truth: Truth, found: Sequence[Separation], summary: Summary) -> Secti
 def _agreement(truth: Truth, track: str, main: str) -> Markup:
     true, predicted = truth.effects[track], truth.predicted[track]
     both = ~(np.isnan(true) | np.isnan(predicted))
-    correlation = correlate(true[both], predicted[both])
+    places = {"": both} | ({" on held-out contigs": both & truth.held_out} if truth.held_out.any() else {})
+    correlations = [
+        f"{number(correlate(true[rows], predicted[rows]))} over {int(rows.sum()):,} variants{place}"
+        for place, rows in places.items()
+    ]
     return embed(
         agreement(true[both], predicted[both], title=track, what=main),
         alt=f"predicted against true {main} of {track}",
-        caption=f"Pearson {number(correlation)} over {int(both.sum()):,} variants of all classes and contigs",
+        caption=f"Pearson {', '.join(correlations)}",
     )
 
 

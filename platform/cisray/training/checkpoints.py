@@ -1,12 +1,13 @@
 """Put a learner aside and take it up again: weights, optimizer, progress. Tensors in safetensors, the rest in JSON."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cisray.files import read_json, write_json
+from cisray.files import read_json
 from cisray.training.loop import Learned, Learner
 
 
@@ -18,10 +19,9 @@ def write_learner(path: Path, learner: Learner) -> None:
     state = learner.optimizer.state_dict()
     moments = {f"{index}.{name}": value for index, part in state["state"].items() for name, value in part.items()}
     save_file(_apart(moments), path / "optimizer.safetensors")
-    learned = dataclasses.asdict(learner.learned)
-    if learner.learned.best_epoch < 0:
-        learned["best_metric"] = None  # minus infinity, which JSON cannot say
-    write_json(path / "learned.json", {"learned": learned, "param_groups": state["param_groups"]})
+    progress = {"learned": dataclasses.asdict(learner.learned), "param_groups": state["param_groups"]}
+    # Python's JSON has words for NaN and infinity, which a metric may be; nobody else reads this file
+    (path / "learned.json").write_text(json.dumps(progress), encoding="utf-8")
 
 
 def read_learner(path: Path, learner: Learner) -> None:
@@ -29,8 +29,6 @@ def read_learner(path: Path, learner: Learner) -> None:
     learner.network.load_state_dict(load_file(path / "weights.safetensors"))
     learner.best_weights = load_file(path / "best.safetensors")
     values = read_json(path / "learned.json", what="checkpoint")
-    if values["learned"]["best_metric"] is None:
-        del values["learned"]["best_metric"]
     learner.learned = Learned(**values["learned"])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(path / "optimizer.safetensors").items():

@@ -89,6 +89,8 @@ class Learned:
     best_epoch: int = -1
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """A row per finished epoch: losses, metric per track, rates."""
+    losses: list[float] = dataclasses.field(default_factory=list)
+    """Losses of the unfinished epoch's steps, up to the last checkpoint."""
 
 
 class Learner:
@@ -131,7 +133,8 @@ class Learner:
         return loss.detach()
 
     def keep_best(self, metric: float) -> None:
-        """Copy the weights if this epoch's validation metric is the best so far."""
+        """Copy the weights if this epoch's validation metric is the best so far; NaN is worse than any."""
+        metric = -math.inf if math.isnan(metric) else metric
         if metric > self.learned.best_metric or not self.best_weights:
             self.learned.best_metric = metric
             self.learned.best_epoch = self.learned.epoch
@@ -178,6 +181,7 @@ def fit(
         learned.history.append({"epoch": learned.epoch, "step": learned.step} | row)
         learned.epoch += 1
         learned.step_in_epoch = 0
+        learned.losses = []
         figures = {name: value for name, value in row.items() if isinstance(value, float)}
         report(Progress("valid", learned.step, total_steps, "steps", figures | {"epoch": learned.epoch}))
         save(learner)
@@ -195,7 +199,7 @@ def _train_epoch(
     """Finish the epoch that the learner stands in, and return its mean loss and rate."""
     learner.network.train()
     learned = learner.learned
-    losses: list[Tensor] = []
+    losses = list(torch.tensor(learned.losses, device=workers.device).unbind())
     examples, started = 0, time.monotonic()
     for batch in feed.train(learned.epoch, learned.step_in_epoch):
         losses.append(learner.step(batch, feed, workers=workers, total_steps=total_steps))
@@ -215,6 +219,7 @@ def _train_epoch(
             }
             report(Progress("train", learned.step, total_steps, "steps", figures))
         if learned.step % learner.spec.checkpoint_steps == 0 and learned.step_in_epoch < feed.steps(learned.epoch):
+            learned.losses = torch.stack(losses).tolist()
             save(learner)
     mean = float(torch.stack(losses).mean()) if losses else math.nan
     return {"train.loss": mean, "examples_per_s": examples / max(1e-9, time.monotonic() - started)}

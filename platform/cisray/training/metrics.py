@@ -36,17 +36,23 @@ class TrackSums:
 
     def pearson(self) -> Tensor:
         """Return the correlation per track over all bins, [T]; NaN where either side is constant or empty."""
-        n, x, y, xx, yy, xy = self.sums
+        n, x, y, _, _, xy = self.sums
         covariance = n * xy - x * y
-        spread = ((n * xx - x * x).clamp(min=0) * (n * yy - y * y).clamp(min=0)).sqrt()
+        spread = (self._spread(1) * self._spread(2)).sqrt()
         return torch.where(spread > 0, covariance / spread, torch.nan)
 
     def r2(self) -> Tensor:
         """Return the share of variance explained per track over all bins, [T]; NaN where it has none."""
-        n, _, y, xx, yy, xy = self.sums
+        n, _, _, xx, yy, xy = self.sums
         errors = yy - 2 * xy + xx
-        about_mean = yy - y * y / n.clamp(min=1)
+        about_mean = self._spread(2) / n.clamp(min=1)
         return torch.where(about_mean > 0, 1 - errors / about_mean, torch.nan)
+
+    def _spread(self, side: int) -> Tensor:
+        """Return n^2 times the variance of x (1) or y (2), [T]; 0 where it is no more than rounding."""
+        n, total, squares = self.sums[0], self.sums[side], self.sums[side + 2]
+        spread = n * squares - total * total
+        return torch.where(spread > 1e-12 * n * squares, spread, 0)
 
 
 def mean_present(values: Tensor) -> float:

@@ -1,0 +1,190 @@
+"""Kill what works, start the same job again, and compare with a run that nobody disturbed."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cisray.datasets.schema import read_card
+from cisray.flows.build import build
+from cisray.flows.score import ScoreJob, score
+from cisray.flows.train import train
+from cisray.scoring.schema import ModelSource, read_manifest, verify
+
+pytestmark = pytest.mark.ray
+MODEL = ModelSource(uri="model", digest="d")
+
+
+def wait_for(happened, *, seconds=120):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def num_receipts(out):
+    return len(list(Path(f"{out}.unfinished").glob("receipts/*.json")))
+
+
+def has_checkpoint(out):
+    """Ray Train has noted a checkpoint, and would start from it."""
+    snapshot = Path(f"{out}.unfinished/ray/checkpoint_manager_snapshot.json")
+    return snapshot.exists() and "checkpoint_20" in snapshot.read_text()
+
+
+def kill_a_worker_when(happened, *, title):
+    """In the background, end one Ray worker of this test's own cluster as soon as something has happened."""
+    killed = []
+
+    def act():
+        wait_for(happened)
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::") and title in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
+                return
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    return thread, killed
+
+
+def run_and_kill_driver(code, happened):
+    """Run a driver with a Ray of its own and end it as soon as something has happened."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        wait_for(lambda: happened() or driver.poll() is not None)
+        assert driver.poll() is None, f"ended before it could be killed: {driver.stderr.read().decode()[-2000:]}"
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stderr.close()
+
+
+def pickled(function, job, **values):
+    """Return Python code that makes a call, its arguments pickled."""
+    return (
+        f"import pickle; from {function.__module__} import {function.__name__} as call; "
+        f"call(pickle.loads({pickle.dumps(job)!r}), **pickle.loads({pickle.dumps(values)!r}))"
+    )
+
+
+def test_build_survives_a_killed_worker(ray_here, build_job, dataset, tmp_path, bytes_of):
+    out = tmp_path / "dataset"
+    thread, killed = kill_a_worker_when(lambda: num_receipts(out) >= 3, title="_DoTask")
+    build(build_job(out))
+    thread.join()
+    assert killed
+    assert bytes_of(out) == bytes_of(dataset)
+
+
+def test_build_goes_on_after_a_killed_driver(ray_here, build_job, dataset, tmp_path, bytes_of):
+    out = tmp_path / "dataset"
+    run_and_kill_driver(pickled(build, build_job(out)), lambda: num_receipts(out) >= 3)
+    assert not out.exists()
+    already_done = []
+    build(build_job(out), report=lambda progress: already_done.append(progress.figures.get("already_done", 0)))
+    assert already_done[0] >= 3
+    assert bytes_of(out) == bytes_of(dataset)
+
+
+def test_a_damaged_shard_is_built_again(ray_here, build_job, dataset, tmp_path, bytes_of):
+    out = tmp_path / "dataset"
+    run_and_kill_driver(pickled(build, build_job(out)), lambda: num_receipts(out) >= 3)
+    receipt = json.loads(min(Path(f"{out}.unfinished").glob("receipts/*.json")).read_text())
+    shard = Path(f"{out}.unfinished") / receipt["file"]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    build(build_job(out))
+    assert bytes_of(out) == bytes_of(dataset)
+
+
+def test_train_survives_a_killed_worker(ray_here, train_job, bundle, tmp_path):
+    out = tmp_path / "model"
+    thread, killed = kill_a_worker_when(lambda: has_checkpoint(out), title="RayTrainWorker")
+    stages = []
+    trained = train(train_job(out), report=lambda progress: stages.append(progress.stage))
+    thread.join()
+    assert killed
+    assert "resume" in stages
+    compare_histories(trained.bundle_dir, bundle)
+
+
+def test_train_goes_on_after_a_killed_driver(ray_here, train_job, bundle, tmp_path):
+    out = tmp_path / "model"
+    run_and_kill_driver(pickled(train, train_job(out)), lambda: has_checkpoint(out))
+    assert not out.exists()
+    stages = []
+    trained = train(train_job(out), report=lambda progress: stages.append(progress.stage))
+    assert "resume" in stages
+    compare_histories(trained.bundle_dir, bundle)
+
+
+def compare_histories(disturbed, undisturbed):
+    """Every epoch is there once, with the loss and metrics of the run that nobody disturbed, to rounding."""
+    ours, theirs = (json.loads((path / "metrics.json").read_text())["history"] for path in (disturbed, undisturbed))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for row, other in zip(ours, theirs, strict=True):
+        assert row["valid.loss"] == pytest.approx(other["valid.loss"], rel=1e-3)
+        assert row["valid.pearson"] == pytest.approx(other["valid.pearson"], abs=5e-3)
+
+
+@pytest.fixture(scope="module")
+def score_job(simulated, bundle):
+    def make(out):
+        return ScoreJob(
+            variants="variants.vcf",
+            fasta="genome.fa",
+            data_dir=str(simulated),
+            model=str(bundle),
+            out=str(out),
+            block_rows=20,
+            batch_size=16,
+            vcf=True,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scores(ray_here, score_job, bundle, tmp_path_factory):
+    """A score table by an undisturbed run."""
+    return score(score_job(tmp_path_factory.mktemp("scores") / "scores"), bundle_dir=bundle, model=MODEL)
+
+
+def test_score_survives_a_killed_worker(score_job, scores, bundle, tmp_path, bytes_of):
+    out = tmp_path / "scores"
+    thread, killed = kill_a_worker_when(lambda: num_receipts(out) >= 3, title="_DoTask")
+    score(score_job(out), bundle_dir=bundle, model=MODEL)
+    thread.join()
+    assert killed
+    assert bytes_of(out) == bytes_of(scores)
+
+
+def test_score_goes_on_after_a_killed_driver(score_job, scores, bundle, tmp_path, bytes_of):
+    out = tmp_path / "scores"
+    run_and_kill_driver(
+        pickled(score, score_job(out), bundle_dir=bundle, model=MODEL), lambda: num_receipts(out) >= 3
+    )
+    assert not out.exists()
+    score(score_job(out), bundle_dir=bundle, model=MODEL)
+    assert bytes_of(out) == bytes_of(scores)
+    verify(out)
+    assert read_manifest(out).rows == read_manifest(scores).rows
+
+
+def test_a_finished_dataset_is_not_built_again(ray_here, build_job, dataset):
+    reports = []
+    assert build(build_job(dataset), report=reports.append) == dataset
+    assert reports == []
+    assert read_card(dataset).counts["train"] > 0
