@@ -141,7 +141,7 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
 
         trained = run(job, report=report)
         assert trained is not None
-        metric = float(trained.metrics["valid.pearson"])
+        metric = float(trained.metrics["valid.pearson"] or "-inf")
         tracked.log_metrics({"best.valid.pearson": metric})
         registered = tracked.register(out, name=job.name, digest=Predictor(out).digest, metric=metric)
     champion = "is now the champion" if registered.is_champion else "is not better than the champion, which stays"
@@ -160,9 +160,9 @@ def evaluate(
     beside: Annotated[str | None, typer.Option(help="Another bundle, measured on the same bins.")] = None,
     rc: Annotated[bool, typer.Option(help="Average the readings of both strands.")] = True,
     bigwig: Annotated[bool, typer.Option("--bigwig", help="Write predictions and measurements as bigWig too.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Windows per forward.")] = 32,
 ) -> None:
     """Measure a model on a held-out split, and keep its predictions."""
+    from cisray.config import check_settings
     from cisray.datasets.predictions import EVALUATION_NAME
     from cisray.files import read_json
     from cisray.flows.evaluate import EvaluateJob
@@ -171,24 +171,24 @@ def evaluate(
     from cisray.tracking import fetch_model, record_evaluation
 
     bundle_dir = fetch_model(model).bundle_dir
-    job = EvaluateJob(
-        model=str(bundle_dir),
-        dataset=str(dataset.absolute()),
-        out=str(out),
-        split=split,  # type: ignore[arg-type]  # checked by the dataclass
-        beside=str(fetch_model(beside).bundle_dir) if beside else None,
-        strands="both" if rc else "forward",
-        batch_size=batch_size,
-        bigwig=bigwig,
-    )
+    settings = {
+        "model": str(bundle_dir),
+        "dataset": str(dataset.absolute()),
+        "out": str(out),
+        "split": split,
+        "beside": str(fetch_model(beside).bundle_dir) if beside else None,
+        "strands": "both" if rc else "forward",
+        "bigwig": bigwig,
+    }
+    job = check_settings(settings, EvaluateJob, source="cisray evaluate")
     console = _console()
     with progress_bars(console) as report:
         folder = run(job, report=report)
     results = read_json(folder / EVALUATION_NAME, what="evaluation")
     header, rows = _metric_rows(results)
     print_table(console, f"{split} split, {'mean of both strands' if rc else 'forward strand'}", header, rows)
-    for name, definition in results["definitions"].items():
-        console.print(f"[bold]{name}[/bold]: {definition}", highlight=False)
+    for short, name in (("r", "pearson"), ("r log1p", "pearson_log1p"), ("R2", "r2")):
+        console.print(f"[bold]{short}[/bold]: {results['definitions'][name]}", highlight=False)
     figures = {
         f"{split}.{metric}.{track}": value
         for track, metrics in results["models"]["model"]["tracks"].items()
@@ -200,16 +200,16 @@ def evaluate(
 
 def _metric_rows(results: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
     """Lay out metrics per track, with those of the model beside."""
-    metrics = ("pearson", "pearson_log1p", "r2")
+    shown = {"pearson": "r", "pearson_log1p": "r log1p", "r2": "R2"}
     models = results["models"]
     header = [
         "track",
         "bins",
-        *(f"{one['architecture']} {metric}" for metric in metrics for one in models.values()),
+        *(f"{short}\n{one['architecture']}" for short in shown.values() for one in models.values()),
     ]
     rows: list[list[object]] = []
     for track, of_model in models["model"]["tracks"].items():
-        values = [one["tracks"][track][metric] for metric in metrics for one in models.values()]
+        values = [one["tracks"][track][metric] for metric in shown for one in models.values()]
         rows.append([track, f"{of_model['num_bins']:,.0f}", *("-" if value is None else value for value in values)])
     return header, rows
 
@@ -229,7 +229,17 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
 
     job = load_job(job_path, ScoreJob, overrides or ())
     fetched = fetch_model(job.model)
-    source = ModelSource(uri=fetched.uri, digest=Predictor(fetched.bundle_dir).digest, version=fetched.version)
+    predictor = Predictor(fetched.bundle_dir)
+    source = ModelSource(
+        uri=fetched.uri,
+        digest=predictor.digest,
+        version=fetched.version,
+        held_out_contigs=tuple(
+            contig
+            for contig, length in predictor.card.genome.contig_lengths.items()
+            if f"{contig}:0-{length}" in predictor.card.regions["test"]
+        ),
+    )
     out = Path(job.out).absolute()
     console = _console()
     with (
@@ -263,10 +273,11 @@ def report(
     from cisray.reports.dataset_page import write_dataset_page
     from cisray.reports.run_page import write_run_page
     from cisray.reports.score_page import write_score_page
-    from cisray.scoring.schema import MANIFEST_NAME
+    from cisray.scoring.schema import MANIFEST_NAME, read_manifest
 
     if (folder / MANIFEST_NAME).exists():
-        page, lines = write_score_page(folder, truth_path=truth)
+        held_out = read_manifest(folder).model.held_out_contigs
+        page, lines = write_score_page(folder, truth_path=truth, held_out=held_out)
         for line in lines:
             print(line)
     elif (folder / EVALUATION_NAME).exists():

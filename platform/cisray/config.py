@@ -31,16 +31,21 @@ def load_job(path: Path, job_type: type[J], overrides: Sequence[str] = ()) -> J:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: no such job file; the ones that come with cisray stand in jobs/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for override in overrides:
         _apply_override(values, override)
+    return check_settings(values, job_type, source=str(path))
+
+
+def check_settings(values: Mapping[str, Any], job_type: type[J], *, source: str) -> J:
+    """Return plain values as a `job_type`; raise InputError that names `source` and every setting that is wrong."""
     try:
         return TypeAdapter(job_type).validate_python(values)
     except ValidationError as error:
-        raise InputError(_explain(error, path, job_type)) from None
+        raise InputError(_explain(error, source, job_type)) from None
 
 
 def data_path(name: str, data_dir: str | None) -> Path:
@@ -75,7 +80,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(error: ValidationError, path: Path, job_type: type) -> str:
+def _explain(error: ValidationError, source: str, job_type: type) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
@@ -86,7 +91,7 @@ def _explain(error: ValidationError, path: Path, job_type: type) -> str:
             lines.append(f"{where} is missing and has no default")
         else:
             lines.append(f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
-    return f"{path}: " + f"\n{path}: ".join(lines)
+    return f"{source}: " + f"\n{source}: ".join(lines)
 
 
 def _known_keys(kind: Any) -> set[str]:

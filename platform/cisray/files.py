@@ -61,14 +61,17 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file; raise InputError that names `what` it was meant to be."""
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds one object; raise InputError that names `what` it was meant to be."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, but a {what} was expected here") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable {what} ({error}); make it again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: not a {what}: it holds a {type(values).__name__}; make it again")
+    return values
 
 
 def file_digest(path: Path) -> str:

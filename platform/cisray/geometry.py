@@ -30,7 +30,7 @@ class Geometry:
             )
         if self.num_bins < 1:
             raise InputError(
-                f"crop_bins={self.crop_bins} on each side leaves none of a window's {self.window_bp // self.bin_bp} bins"
+                f"crop_bins={self.crop_bins} on each side leaves none of the {self.window_bp // self.bin_bp} bins"
             )
 
     @property

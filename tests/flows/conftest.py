@@ -13,7 +13,9 @@ from cisray.flows.train import TrainJob, train
 from cisray.genome.simulate import SimulationSpec, simulate
 
 JOBS = Path(__file__).parents[2] / "jobs" / "tiny"
-SPEC = SimulationSpec(contig_lengths={"sim1": 300_000, "sim2": 200_000, "sim3": 60_000, "sim4": 60_000}, num_variants=600)
+SPEC = SimulationSpec(
+    contig_lengths={"sim1": 300_000, "sim2": 200_000, "sim3": 60_000, "sim4": 60_000}, num_variants=600
+)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +38,9 @@ def build_job(simulated):
     """The tiny dataset's job on that genome, cut into many shards."""
 
     def make(out, **changes):
-        job = load_job(JOBS / "dataset.toml", BuildJob, [f"data_dir={simulated}", f"out={out}", "windows.shard_bp=20000"])
+        job = load_job(
+            JOBS / "dataset.toml", BuildJob, [f"data_dir={simulated}", f"out={out}", "windows.shard_bp=20000"]
+        )
         return dataclasses.replace(job, **changes)
 
     return make

@@ -173,9 +173,7 @@ def test_score_survives_a_killed_worker(score_job, scores, bundle, tmp_path, byt
 
 def test_score_goes_on_after_a_killed_driver(score_job, scores, bundle, tmp_path, bytes_of):
     out = tmp_path / "scores"
-    run_and_kill_driver(
-        pickled(score, score_job(out), bundle_dir=bundle, model=MODEL), lambda: num_receipts(out) >= 3
-    )
+    run_and_kill_driver(pickled(score, score_job(out), bundle_dir=bundle, model=MODEL), lambda: num_receipts(out) >= 3)
     assert not out.exists()
     score(score_job(out), bundle_dir=bundle, model=MODEL)
     assert bytes_of(out) == bytes_of(scores)

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from cisray.files import file_digest
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import Flag, Status
-from cisray.files import file_digest
 from cisray.scoring.schema import (
     BLOCKS_DIR,
     Block,
@@ -93,9 +93,7 @@ def make_scores(tmp_path):
     def make(*cuts, records=RECORDS, tracks=TRACKS):
         rows = rows_of(records)
         blocks = [
-            make_block(
-                make_table([rows[index] for index in cut], tracks), tmp_path / "scores", f"{number}.parquet"
-            )
+            make_block(make_table([rows[index] for index in cut], tracks), tmp_path / "scores", f"{number}.parquet")
             for number, cut in enumerate(cuts)
         ]
         covered = [rows[index] for cut in cuts for index in cut]

@@ -29,9 +29,7 @@ ADDED = [[2, 0], [0, 1], [0, -2]]  # A and T gained
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4, 7])
 def test_scores_do_not_depend_on_the_batch_size(batch_size):
-    found = score_pairs(
-        count_bases, REFERENCE, ALTERNATE, scores=SUMS, strands="forward", batch_size=batch_size
-    )
+    found = score_pairs(count_bases, REFERENCE, ALTERNATE, scores=SUMS, strands="forward", batch_size=batch_size)
     assert found.values["delta_sum"].tolist() == ADDED
     assert found.values["delta_sum"].dtype == np.float32
     assert found.noise_floor == {"delta_sum": 0.0}
@@ -44,9 +42,7 @@ def test_every_forward_has_one_shape_and_carries_a_null_variant():
         seen.append(codes.clone())
         return count_bases(codes)
 
-    score_pairs(
-        predict, REFERENCE, ALTERNATE, scores=SUMS, strands="both", batch_size=3, swap=np.array([1, 0])
-    )
+    score_pairs(predict, REFERENCE, ALTERNATE, scores=SUMS, strands="both", batch_size=3, swap=np.array([1, 0]))
     assert [tuple(codes.shape) for codes in seen] == [(3, 4)] * 8  # 2 batches, 2 strands, 2 alleles
     assert all(codes.dtype == torch.uint8 for codes in seen)
     reference, alternate = seen[4].numpy(), seen[5].numpy()  # the second batch, forward
@@ -118,9 +114,7 @@ def test_scores_equal_those_of_one_pair_at_a_time(data, batch_size):
     letters = st.text("ACGTN", min_size=6, max_size=6)
     pairs = data.draw(st.lists(st.tuples(letters, letters), min_size=1, max_size=7))
     reference, alternate = (windows(*column) for column in zip(*pairs, strict=True))
-    found = score_pairs(
-        count_bases, reference, alternate, scores=SUMS, strands="forward", batch_size=batch_size
-    )
+    found = score_pairs(count_bases, reference, alternate, scores=SUMS, strands="forward", batch_size=batch_size)
     expected = [[a.count(base) - r.count(base) for base in "AT"] for r, a in pairs]
     assert found.values["delta_sum"].tolist() == expected
 

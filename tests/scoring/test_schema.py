@@ -88,9 +88,7 @@ def test_blocks_come_in_input_order_whatever_their_names(make_scores):
     assert read_scores(scores_dir, columns=["alt"])["alt"].to_pylist() == ALTS
 
 
-@pytest.mark.parametrize(
-    "cuts", [([0, 4, 6], [1, 2, 3, 5]), ([0, 1], [2, 3, 4, 5, 6]), ([1, 3], [0, 2, 4], [5], [6])]
-)
+@pytest.mark.parametrize("cuts", [([0, 4, 6], [1, 2, 3, 5]), ([0, 1], [2, 3, 4, 5, 6]), ([1, 3], [0, 2, 4], [5], [6])])
 def test_blocks_that_interleave_are_merged_and_no_record_is_cut(make_scores, cuts):
     scores_dir = make_scores(*cuts)
     assert read_scores(scores_dir, columns=["alt"])["alt"].to_pylist() == ALTS

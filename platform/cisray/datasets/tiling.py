@@ -72,12 +72,17 @@ class Tiling(NamedTuple):
 
 
 def tile(
-    regions: Sequence[Region], contig_lengths: Mapping[str, int], *, geometry: Geometry, spec: WindowSpec
+    regions: Sequence[Region],
+    contig_lengths: Mapping[str, int],
+    *,
+    geometry: Geometry,
+    spec: WindowSpec,
+    guard_bp: int = 0,
 ) -> Tiling:
     """Lay windows over every region and group them into shards.
 
-    Where a region ends inside a contig, its windows keep `margin_bp` away from the end, so that no stored base
-    of one split is predicted in another.
+    Where a region ends inside a contig, its windows keep the margin, or `guard_bp` if that is more, away from the
+    end, so that no base that one split stores or measures is predicted in another.
 
     Raises:
         InputError: a split ends up with no window.
@@ -87,7 +92,8 @@ def tile(
     for region in regions:
         interval, split = region.interval, region.split
         stride = spec.stride_of(split, geometry)
-        lowest, highest = _reach(region, contig_lengths[interval.contig], geometry, spec)
+        guard = max(guard_bp, geometry.margin_bp)
+        lowest, highest = _reach(region, contig_lengths[interval.contig], geometry, spec, guard_bp=guard)
         count = max(0, (highest - lowest - geometry.window_bp) // stride + 1)
         uncovered_bp[split] += interval.width - _covered_bp(
             interval, lowest + geometry.crop_bp, stride, count, width_bp=geometry.target_bp
@@ -107,13 +113,13 @@ def tile(
     return Tiling(shards, uncovered_bp)
 
 
-def _reach(region: Region, contig_bp: int, geometry: Geometry, spec: WindowSpec) -> tuple[int, int]:
+def _reach(region: Region, contig_bp: int, geometry: Geometry, spec: WindowSpec, *, guard_bp: int) -> tuple[int, int]:
     """Return the first base a window may start at and the base past which none may end."""
     start, end = region.interval.start, region.interval.end
     stride = spec.stride_of(region.split, geometry)
     padded = spec.edges == "pad"
-    lowest = start + geometry.margin_bp if start > 0 else (-geometry.crop_bp if padded else 0)
-    highest = end - geometry.margin_bp if end < contig_bp else end
+    lowest = start + guard_bp if start > 0 else (-geometry.crop_bp if padded else 0)
+    highest = end - guard_bp if end < contig_bp else end
     if padded and end == contig_bp:
         # up to the window whose predicted part holds the contig's last base, or the last one that holds any
         first_target = lowest + geometry.crop_bp

@@ -122,7 +122,13 @@ def build(job: BuildJob, *, report: Report = silent) -> Path:
     out = Path(job.out).absolute()
     inputs = _Inputs(job)
     regions = assign_regions(job.folds, inputs.reference.contig_lengths)
-    tiling = tile(regions, inputs.reference.contig_lengths, geometry=job.geometry, spec=job.windows)
+    tiling = tile(
+        regions,
+        inputs.reference.contig_lengths,
+        geometry=job.geometry,
+        spec=job.windows,
+        guard_bp=max(track.smooth_bp // 2 for track in job.tracks),  # a running mean reaches across a border
+    )
     plan = {
         "job": _job_record(job),
         "inputs": [file_identity(path) for path in inputs.paths],

@@ -125,6 +125,7 @@ class RemoteReport:
         self._mailbox = mailbox
 
     def __call__(self, progress: Progress) -> None:
+        """Send one message on its way."""
         self._mailbox.put.remote(progress)
 
 

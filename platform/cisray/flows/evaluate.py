@@ -163,7 +163,8 @@ def _check_fits(predictor: Predictor, card: Card) -> None:
     if of_model.genome.digest == card.genome.digest and of_model.regions["test"] != card.regions["test"]:
         raise InputError(
             f"{predictor.path}: its test regions {of_model.regions['test']} are not the dataset's "
-            f"{card.regions['test']}; it may have learned from what would be measured here; use datasets made with the same folds"
+            f"{card.regions['test']}; it may have learned from what would be measured here; "
+            "use datasets made with the same folds"
         )
 
 

@@ -54,8 +54,9 @@ class BasenjiConfig:
 
 def build_basenji(config: BasenjiConfig, *, geometry: Geometry, num_tracks: int) -> Network:
     """Build the network whose pools multiply to the dataset's bin, with random weights."""
-    pools = prime_factors(geometry.bin_bp) or [1]
-    growth = (config.channels / config.stem_channels) ** (1 / max(1, len(pools) - 1))
+    pools = prime_factors(geometry.bin_bp)
+    pools += [1] * (2 - len(pools))  # a bin of 1 bp or of a prime still gets a stem and a tower
+    growth = (config.channels / config.stem_channels) ** (1 / (len(pools) - 1))
     widths = [round(config.stem_channels * growth**step) for step in range(len(pools))]
     local = nn.Sequential(ConvBlock(4, widths[0], width=config.stem_width, pool=pools[0]))
     for before, after, pool in zip(widths, widths[1:], pools[1:], strict=False):

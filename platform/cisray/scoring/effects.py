@@ -32,9 +32,7 @@ def l2_log2(reference: Tensor, alternate: Tensor) -> Tensor:
     Takes predictions [B, N, T], gives [B, T], never below zero. A prediction below zero counts as zero.
     Linder et al. 2025, doi:10.1038/s41588-024-02053-6.
     """
-    return torch.linalg.vector_norm(
-        _log2_of_bins(alternate) - _log2_of_bins(reference), dim=1
-    ).float()  # [B, T]
+    return torch.linalg.vector_norm(_log2_of_bins(alternate) - _log2_of_bins(reference), dim=1).float()  # [B, T]
 
 
 def _log2_of_sum(predictions: Tensor) -> Tensor:
@@ -62,12 +60,8 @@ class Score(NamedTuple):
 
 SCORES: Mapping[str, Score] = {
     "delta_sum": Score(delta_sum, "sum(a) - sum(r)", signed=True, alias="SAD"),
-    "log2fc": Score(
-        log2fc, "log2(1 + sum(max(a, 0))) - log2(1 + sum(max(r, 0)))", signed=True, alias="logSED"
-    ),
-    "l2_log2": Score(
-        l2_log2, "norm2(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))", signed=False, alias="logD2"
-    ),
+    "log2fc": Score(log2fc, "log2(1 + sum(max(a, 0))) - log2(1 + sum(max(r, 0)))", signed=True, alias="logSED"),
+    "l2_log2": Score(l2_log2, "norm2(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))", signed=False, alias="logD2"),
 }
 
 

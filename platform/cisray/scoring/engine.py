@@ -57,9 +57,7 @@ def score_pairs(
     chunks: dict[str, list[Tensor]] = {name: [] for name in scores}
     noise_floor = dict.fromkeys(scores, 0.0)
     with torch.inference_mode():
-        for reference, alternate, num_pairs in _batches(
-            reference_codes, alternate_codes, batch_size=batch_size
-        ):
+        for reference, alternate, num_pairs in _batches(reference_codes, alternate_codes, batch_size=batch_size):
             passes = [_predict_pair(predict, reference, alternate)]
             if strands == "both":
                 passes.append(_predict_pair_reversed(predict, reference, alternate, swap=swap))
@@ -68,9 +66,7 @@ def score_pairs(
                 _check_finite(values, name=name)
                 chunks[name].append(values[:num_pairs])
                 noise_floor[name] = max(noise_floor[name], values[-1].abs().max().item())
-    return PairScores(
-        values={name: _concatenate(parts) for name, parts in chunks.items()}, noise_floor=noise_floor
-    )
+    return PairScores(values={name: _concatenate(parts) for name, parts in chunks.items()}, noise_floor=noise_floor)
 
 
 def _batches(
@@ -128,9 +124,7 @@ def _is_pairing(partners: NDArray[np.integer], *, num_tracks: int) -> bool:
     return bool((partners[partners] == np.arange(num_tracks)).all())
 
 
-def _check_pairs(
-    reference_codes: NDArray[np.uint8], alternate_codes: NDArray[np.uint8], *, batch_size: int
-) -> None:
+def _check_pairs(reference_codes: NDArray[np.uint8], alternate_codes: NDArray[np.uint8], *, batch_size: int) -> None:
     for name, codes in (("reference", reference_codes), ("alternate", alternate_codes)):
         if codes.ndim != 2 or codes.dtype != np.uint8:
             raise InputError(f"{name} codes are {codes.dtype} {codes.shape}; wanted uint8 [windows, bases]")
@@ -140,9 +134,7 @@ def _check_pairs(
             "do not pair up; wanted one alternate window per reference window"
         )
     if batch_size < 2:
-        raise InputError(
-            f"batch_size={batch_size} leaves no room for a pair beside the null variant; give 2 or more"
-        )
+        raise InputError(f"batch_size={batch_size} leaves no room for a pair beside the null variant; give 2 or more")
 
 
 def _check_finite(values: Tensor, *, name: str) -> None:

@@ -152,9 +152,7 @@ def _scored_header(lines: Iterator[str], manifest: Manifest, *, source: Path) ->
     for line in lines:
         taken = [key for key in keys if line.startswith(f"##INFO=<ID={key},")]
         if taken:
-            raise InputError(
-                f"{source}: has {taken[0]} already; remove it first: bcftools annotate -x INFO/{taken[0]}"
-            )
+            raise InputError(f"{source}: has {taken[0]} already; remove it first: bcftools annotate -x INFO/{taken[0]}")
         if line.startswith("##"):
             yield line
         elif line.startswith("#CHROM\t"):
@@ -163,9 +161,7 @@ def _scored_header(lines: Iterator[str], manifest: Manifest, *, source: Path) ->
             return
         else:
             break
-    raise InputError(
-        f"{source}: no line that starts with #CHROM ends its header; give the VCF that was scored"
-    )
+    raise InputError(f"{source}: no line that starts with #CHROM ends its header; give the VCF that was scored")
 
 
 def _own_header(manifest: Manifest) -> Iterator[str]:
@@ -186,9 +182,7 @@ def _own_header(manifest: Manifest) -> Iterator[str]:
 def _records(scores_dir: Path, manifest: Manifest) -> Iterator[list[Allele]]:
     """Yield the rows of one record after the other, as text."""
     for table in iter_blocks(scores_dir):
-        for _, alleles in groupby(
-            _alleles(table, list(manifest.scores)), key=lambda allele: allele.record_index
-        ):
+        for _, alleles in groupby(_alleles(table, list(manifest.scores)), key=lambda allele: allele.record_index):
             yield list(alleles)
 
 
@@ -221,9 +215,7 @@ def _joined(
                 "give the VCF that was scored"
             )
         if line.count("\t") < INFO_COLUMN:
-            raise InputError(
-                f"{source}: record {index + 1} has fewer than 8 columns; give the VCF that was scored"
-            )
+            raise InputError(f"{source}: record {index + 1} has fewer than 8 columns; give the VCF that was scored")
         contig, pos, _, ref, alt = line.split("\t", 5)[:5]
         scored = (
             alleles[0].contig,

@@ -45,6 +45,8 @@ class ModelSource:
     digest: str
     version: str | None = None
     """The registry's version; None for a path."""
+    held_out_contigs: tuple[str, ...] = ()
+    """Contigs of the genome that the model has neither learned from nor been selected on."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -115,9 +117,7 @@ class Manifest:
     def __post_init__(self) -> None:
         in_blocks, in_counts = sum(block.rows for block in self.blocks), sum(self.counts.values())
         if not self.rows == in_blocks == in_counts:
-            raise InputError(
-                f"rows={self.rows}, but blocks hold {in_blocks} and the counts per status {in_counts}"
-            )
+            raise InputError(f"rows={self.rows}, but blocks hold {in_blocks} and the counts per status {in_counts}")
         if self.noise_floor.keys() != self.scores.keys():
             raise InputError(f"noise floor of {sorted(self.noise_floor)} for scores {sorted(self.scores)}")
 
@@ -139,9 +139,7 @@ class Manifest:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise InputError(
-                f"{source}: not a valid score manifest: {where}: {first['msg']}; score again"
-            ) from None
+            raise InputError(f"{source}: not a valid score manifest: {where}: {first['msg']}; score again") from None
 
 
 def table_schema(scores: Sequence[str], tracks: Sequence[str]) -> pa.Schema:
@@ -210,10 +208,7 @@ def build_table(
         pa.array([status.value for status in statuses], pa.string()),
         pa.array(all_flags),
         pa.array(all_starts, mask=~scored),
-        *(
-            _score_column(matrix, scored, name=name, num_tracks=len(tracks))
-            for name, matrix in values.items()
-        ),
+        *(_score_column(matrix, scored, name=name, num_tracks=len(tracks)) for name, matrix in values.items()),
     ]
     return pa.Table.from_arrays(columns, schema=table_schema(list(values), tracks))
 
@@ -250,8 +245,7 @@ def read_manifest(scores_dir: Path) -> Manifest:
     path = scores_dir / MANIFEST_NAME
     if not path.exists():
         raise InputError(
-            f"{scores_dir}: no {MANIFEST_NAME} in it, so it is not a finished score table; "
-            "run cisray score first"
+            f"{scores_dir}: no {MANIFEST_NAME} in it, so it is not a finished score table; run cisray score first"
         )
     return Manifest.from_dict(read_json(path, what="score manifest"), source=path)
 
@@ -305,9 +299,7 @@ def verify(scores_dir: Path) -> None:
     listed = {block.name for block in manifest.blocks}
     for path in sorted((scores_dir / BLOCKS_DIR).glob("*")):
         if path.name not in listed:
-            raise InputError(
-                f"{path}: not listed in {MANIFEST_NAME}; remove it, other readers would take it for rows"
-            )
+            raise InputError(f"{path}: not listed in {MANIFEST_NAME}; remove it, other readers would take it for rows")
 
 
 def _check_lengths(

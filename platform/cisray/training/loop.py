@@ -52,6 +52,9 @@ class TrainSpec:
         for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "patience", "checkpoint_steps"):
             if getattr(self, name) <= 0:
                 raise InputError(f"training: {name}={getattr(self, name)}; wanted a positive number")
+        for name in ("warmup_steps", "weight_decay", "shift_bp"):
+            if getattr(self, name) < 0:
+                raise InputError(f"training: {name}={getattr(self, name)}; wanted zero or more")
 
 
 class Feed(NamedTuple):
