@@ -48,16 +48,18 @@ def check_settings(values: Mapping[str, Any], job_type: type[J], *, source: str)
         raise InputError(_explain(error, source, job_type)) from None
 
 
-def data_path(name: str, data_dir: str | None) -> Path:
-    """Return an input file's absolute path: `name` below `data_dir`, or below $CISRAY_DATA, or as it stands.
-
-    Raises:
-        InputError: there is no such file.
-    """
+def data_root(data_dir: str | None) -> str:
+    """Return the absolute folder that input files lie below: `data_dir`, or $CISRAY_DATA, or the working directory."""
     root = data_dir if data_dir is not None else os.environ.get("CISRAY_DATA", "")
-    path = (Path(root).expanduser() / Path(name).expanduser()).absolute()
+    return str(Path(root).expanduser().absolute())
+
+
+def data_path(name: str, data_dir: str | None) -> Path:
+    """Return an input file's absolute path, `name` below the data root; raise InputError where there is none."""
+    path = Path(data_root(data_dir)) / Path(name).expanduser()
     if not path.exists():
-        hint = "" if root else " (neither data_dir nor the environment variable CISRAY_DATA is set)"
+        unset = data_dir is None and not os.environ.get("CISRAY_DATA")
+        hint = " (neither data_dir nor the environment variable CISRAY_DATA is set)" if unset else ""
         raise InputError(
             f"{path}: no such input file{hint}; check the name, or set data_dir to the folder that holds it"
         )

@@ -104,13 +104,13 @@ class TrackedRun:
     def register(self, bundle_dir: Path, *, name: str, digest: str, metric: float) -> Registered:
         """Register a bundle as a model version; the champion changes only for a better validation metric."""
         model = mlflow.pyfunc.log_model(
-            name="bundle",
-            loader_module="cisray.bundle",
-            data_path=str(bundle_dir),
-            pip_requirements=["cisray"],
-            registered_model_name=name,
+            name="bundle", loader_module="cisray.bundle", data_path=str(bundle_dir), pip_requirements=["cisray"]
         )
-        version = str(model.registered_model_version)
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        version = str(
+            self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
+        )
         self._client.set_model_version_tag(name, version, "bundle.digest", digest)
         self._client.set_model_version_tag(name, version, DECIDING_METRIC, str(metric))
         try:

@@ -15,6 +15,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_maximum_startup_concurrency": str(max(4, os.cpu_count() or 1)),  # as many as logical CPUs; it warns at 4 times
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ prints harmless errors over the progress bars
 }
 

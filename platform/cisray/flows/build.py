@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic.dataclasses import dataclass
 
 from cisray import __version__
-from cisray.config import STRICT, data_path
+from cisray.config import STRICT, data_path, data_root
 from cisray.datasets.folds import SPLITS, FoldSpec, Region, assign_regions
 from cisray.datasets.from_tracks import TrackSource, build_shard
 from cisray.datasets.schema import (
@@ -120,6 +120,7 @@ def build(job: BuildJob, *, report: Report = silent) -> Path:
         InputError: an input is missing, damaged, or does not fit the others; no dataset is left behind.
     """
     out = Path(job.out).absolute()
+    job = dataclasses.replace(job, data_dir=data_root(job.data_dir))  # workers may have another environment
     inputs = _Inputs(job)
     regions = assign_regions(job.folds, inputs.reference.contig_lengths)
     tiling = tile(

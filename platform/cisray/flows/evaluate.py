@@ -1,5 +1,6 @@
 """Measure a bundle on one split of a dataset, beside another bundle where one is given, and keep what it predicted."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,7 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
         InputError: model and dataset do not belong together, or one is not whole.
     """
     dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
+    job = dataclasses.replace(job, dataset=str(dataset_dir), model=str(Path(job.model).absolute()))
     card = read_card(dataset_dir)
     predictors = {role: Predictor(path) for role, path in (("model", job.model), ("beside", job.beside)) if path}
     for predictor in predictors.values():

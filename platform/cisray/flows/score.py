@@ -16,11 +16,11 @@ from pydantic.dataclasses import dataclass
 
 from cisray import __version__
 from cisray.bundle import Predictor
-from cisray.config import STRICT, data_path
+from cisray.config import STRICT, data_path, data_root
 from cisray.errors import InputError
 from cisray.files import file_digest, read_json, write_json, written_whole
 from cisray.flows.cluster import ClusterSpec, cluster
-from cisray.flows.shards import Receipt, Staging, Task, file_identity, open_staging, run_tasks
+from cisray.flows.shards import PLANNED, Receipt, Staging, Task, file_identity, open_staging, run_tasks
 from cisray.genome.contigs import map_contigs
 from cisray.genome.reference import Reference, check_same_genome
 from cisray.genome.variants import Variant, read_variants, variant_contigs
@@ -43,7 +43,6 @@ from cisray.scoring.schema import (
 
 # Forwards whose windows are held at once.
 FORWARDS_AT_ONCE = 8
-PLANNED = "planned"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -173,6 +172,7 @@ def score(job: ScoreJob, *, bundle_dir: Path, model: ModelSource, report: Report
         InputError: the variants are truncated, the genome is not the model's, or an allele cannot fit the window.
     """
     out = Path(job.out).absolute()
+    job = dataclasses.replace(job, data_dir=data_root(job.data_dir))  # workers may have another environment
     predictor = Predictor(bundle_dir)
     variants_path = data_path(job.variants, job.data_dir)
     reference = Reference(data_path(job.fasta, job.data_dir))
@@ -215,7 +215,14 @@ def score(job: ScoreJob, *, bundle_dir: Path, model: ModelSource, report: Report
     ordered = [receipts[task.name] for task in tasks]
     write_manifest(
         staging.path,
-        _make_manifest(job, ordered, predictor=predictor, model=model, reference=reference, contig_names=contig_names),
+        _make_manifest(
+            job,
+            ordered,
+            predictor=predictor,
+            model=model,
+            genome=GenomeSource(fasta=reference.path.name, digest=reference.digest, contig_names=contig_names),
+            variants=VariantSource(file=variants_path.name, digest=planned["digest"]),
+        ),
     )
     _export(job, staging, variants_path)
     staging.finish()
@@ -270,8 +277,8 @@ def _make_manifest(
     *,
     predictor: Predictor,
     model: ModelSource,
-    reference: Reference,
-    contig_names: dict[str, str],
+    genome: GenomeSource,
+    variants: VariantSource,
 ) -> Manifest:
     counts: Counter[str] = Counter()
     for receipt in receipts:
@@ -280,8 +287,8 @@ def _make_manifest(
     return Manifest(
         cisray_version=__version__,
         model=model,
-        genome=GenomeSource(fasta=reference.path.name, digest=reference.digest, contig_names=contig_names),
-        variants=VariantSource(file=Path(job.variants).name, digest=file_digest(data_path(job.variants, job.data_dir))),
+        genome=genome,
+        variants=variants,
         tracks=tuple(predictor.card.track_names),
         scores={name: one.formula for name, one in scores.items()},
         window_bp=predictor.card.geometry.window_bp,
@@ -306,9 +313,7 @@ def _make_manifest(
 
 
 def _export(job: ScoreJob, staging: Staging, variants_path: Path) -> None:
-    """Drop the plan, and write the other formats that the job asks for."""
-    for path in sorted((staging.path / PLANNED).iterdir()):
-        path.unlink()
+    """Write the other formats that the job asks for."""
     if job.vcf:
         write_vcf(staging.path, variants_path, staging.path / "scores.vcf.gz")
     if job.tsv:

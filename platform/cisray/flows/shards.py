@@ -21,6 +21,10 @@ from cisray.progress import Progress, Report
 
 PLAN_NAME = ".plan.json"
 RECEIPTS = "receipts"
+PLANNED = "planned"
+RAY_TRAIN = "ray"
+# Folders that serve a run and are no part of its result.
+SCAFFOLDING = (RECEIPTS, PLANNED, RAY_TRAIN)
 MOST_BLOCKS = 1000
 
 
@@ -61,12 +65,18 @@ class Staging(NamedTuple):
     out: Path
 
     def finish(self) -> None:
-        """Drop the receipts and give the folder its name."""
-        shutil.rmtree(self.path / RECEIPTS, ignore_errors=True)
-        for folder in sorted(self.path.rglob("*"), reverse=True):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        """Give the folder its name, then drop what only a rerun needs: to die in between leaves a whole result."""
         replace_folder(self.path, self.out)
+        _drop_scaffolding(self.out)
+
+
+def _drop_scaffolding(out: Path) -> None:
+    """Remove a finished run's receipts and checkpoints, and folders that are empty without them."""
+    for name in SCAFFOLDING:
+        shutil.rmtree(out / name, ignore_errors=True)
+    for folder in sorted(out.rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
@@ -79,6 +89,7 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
     if out.exists():
         made_by = out / PLAN_NAME
         if made_by.exists() and read_json(made_by, what="plan")["digest"] == digest:
+            _drop_scaffolding(out)
             return None
         raise InputError(
             f"{out}: exists, and was not made by this job as it stands now; "

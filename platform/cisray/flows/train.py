@@ -18,14 +18,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cisray import __version__
-from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
+from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig, fit_ridge
 from cisray.bundle import ModelConfig, build_network, write_bundle
 from cisray.config import STRICT
 from cisray.datasets.reading import Order, cut_batches, find_position, read_order, read_pool
 from cisray.datasets.schema import Card, decode_examples, read_card, verify_dataset
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec, cluster, relayed
-from cisray.flows.shards import open_staging
+from cisray.flows.shards import RAY_TRAIN, open_staging
 from cisray.models.layers import Network, TrackHead
 from cisray.progress import Progress, Report, silent
 from cisray.training.batches import cut_windows
@@ -71,6 +71,13 @@ class TrainJob:
     workers: WorkerSpec = WorkerSpec()
     cluster: ClusterSpec = ClusterSpec()
 
+    def __post_init__(self) -> None:
+        if isinstance(self.model, KmerRidgeConfig) and self.workers.num_workers > 1:
+            raise InputError(
+                f"workers: num_workers={self.workers.num_workers}, but kmer_ridge is fitted by one worker in one pass; "
+                "leave num_workers at 1"
+            )
+
 
 class Trained(NamedTuple):
     """A finished training run."""
@@ -108,7 +115,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
                 resources_per_worker={"CPU": job.workers.threads} | ({"GPU": 1} if job.workers.use_gpu else {}),
             ),
             run_config=ray.train.RunConfig(
-                name="ray",
+                name=RAY_TRAIN,
                 storage_path=str(staging.path),
                 failure_config=ray.train.FailureConfig(max_failures=MOST_FAILURES),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -118,7 +125,6 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
     with result.checkpoint.as_directory() as folder:
         for file in (Path(folder) / "bundle").iterdir():
             shutil.copy(file, staging.path / file.name)
-    shutil.rmtree(staging.path / "ray")
     staging.finish()
     return Trained(out, dict(result.metrics))
 

@@ -1,5 +1,6 @@
 """What a terminal shows while a flow runs, and the tables it prints at the end."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -27,11 +28,46 @@ SHOWN_FIGURES = {
     "examples_per_s": "{:,.0f} examples/s",
     "already_done": "{:,.0f} done before",
 }
+# Where there is no terminal, such as in a job's log, a line is written this often.
+LINE_S = 20.0
 
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Report]:
-    """Give a report that draws one bar per stage, with rate and time left."""
+    """Give a report that shows each stage, its rate and time left: as bars, or as lines where there is no terminal."""
+    if console.is_terminal:
+        with _bars(console) as report:
+            yield report
+    else:
+        yield _lines(console)
+
+
+def _lines(console: Console) -> Report:
+    """Return a report that writes a line when a stage begins, every so often, and when it ends."""
+    begun: dict[str, tuple[float, int]] = {}
+    written: dict[str, float] = {}
+
+    def report(progress: Progress) -> None:
+        now = time.monotonic()
+        started, first = begun.setdefault(progress.stage, (now, progress.done))
+        ended = progress.done >= progress.total
+        if not ended and now - written.get(progress.stage, -LINE_S) < LINE_S:
+            return
+        written[progress.stage] = now
+        rate = (progress.done - first) / max(now - started, 1e-9)
+        left = f", {(progress.total - progress.done) / rate / 60:.1f} min left" if rate > 0 and not ended else ""
+        note = describe(progress.figures)
+        text = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
+        console.print(
+            text + (f", {rate:,.1f}/s" if rate > 0 else "") + left + (f", {note}" if note else ""), highlight=False
+        )
+
+    return report
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Report]:
+    """Give a report that draws one bar per stage."""
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(bar_width=24),
