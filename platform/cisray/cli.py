@@ -77,12 +77,13 @@ def simulate(
 def build(job_path: JobFile, overrides: Overrides = None) -> None:
     """Build a dataset from a genome and its tracks."""
     from cisray.config import load_job
-    from cisray.datasets.schema import read_card
+    from cisray.datasets.schema import CARD_NAME, read_card
     from cisray.flows.build import BuildJob
     from cisray.flows.build import build as run
     from cisray.reports.console import print_table, progress_bars
 
     job = load_job(job_path, BuildJob, overrides or ())
+    is_done = (Path(job.out) / CARD_NAME).exists()  # then it is of this very job, or refused
     console = _console()
     with progress_bars(console) as report:
         out = run(job, report=report)
@@ -106,7 +107,7 @@ def build(job_path: JobFile, overrides: Overrides = None) -> None:
     for reason, count in card.dropped.items():
         if count:
             console.print(f"left out: {count:,} {reason}", highlight=False)
-    print(f"dataset: {out}")
+    print(f"{'already built' if is_done else 'dataset'}: {out}")
 
 
 @app.command()
@@ -224,7 +225,7 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.score import ScoreJob
     from cisray.flows.score import score as run
     from cisray.reports.console import print_table, progress_bars
-    from cisray.scoring.schema import ModelSource, read_manifest
+    from cisray.scoring.schema import MANIFEST_NAME, ModelSource, read_manifest
     from cisray.tracking import fetch_model, tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
@@ -241,6 +242,10 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
         ),
     )
     out = Path(job.out).absolute()
+    if (out / MANIFEST_NAME).exists():
+        run(job, bundle_dir=fetched.bundle_dir, model=source)  # done by this very job, or refused
+        print(f"already scored: {out}")
+        return
     console = _console()
     with (
         tracked_run("scoring", kind="score", out=out, settings=dataclasses.asdict(job), job_path=job_path) as tracked,

@@ -12,6 +12,7 @@ class Progress(NamedTuple):
     """What is being done: "build", "train", "valid", "score"..."""
     done: int
     total: int
+    """0 where nobody can know it beforehand."""
     unit: str
     """What `done` and `total` count: "shards", "steps", "variants"..."""
     figures: Mapping[str, float] = MappingProxyType({})

@@ -52,10 +52,15 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.absolute()}"
 
 
+def _database_path(uri: str) -> Path | None:
+    """Return the file of a local store, beside which artifacts lie; None for a server."""
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
 def _client() -> MlflowClient:
     uri = store_uri()
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if database := _database_path(uri):
+        database.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -66,8 +71,8 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    local = store_uri().startswith("sqlite:///")
-    artifacts = (DEFAULT_STORE.parent / "mlartifacts").absolute().as_uri() if local else None
+    database = _database_path(store_uri())
+    artifacts = (database.parent / "mlartifacts").as_uri() if database else None
     return client.create_experiment(name, artifact_location=artifacts)
 
 

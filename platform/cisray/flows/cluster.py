@@ -32,8 +32,8 @@ class ClusterSpec:
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
     num_cpus: int | None = None
-    """Logical CPUs of a cluster started here; None takes the machine's, and at least 4: with fewer, Ray's readers and
-    its workers wait for each other."""
+    """Logical CPUs of a cluster started here; None takes two more than the machine has, and at least 4: workers may
+    take every CPU, and without room beside them Ray's readers and they wait for each other."""
     object_store_mb: int = 512
     """Shared memory of a cluster started here."""
 
@@ -76,7 +76,7 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
         with _without_native_log():
             ray.init(
                 address="local",
-                num_cpus=spec.num_cpus or max(4, os.cpu_count() or 1),
+                num_cpus=spec.num_cpus or max(4, (os.cpu_count() or 1) + 2),
                 object_store_memory=spec.object_store_mb << 20,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",

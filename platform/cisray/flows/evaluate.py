@@ -26,6 +26,7 @@ from cisray.datasets.schema import (
     encode_rows,
     read_card,
     split_files,
+    verify_dataset,
 )
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
@@ -120,6 +121,7 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     staging = open_staging(out, plan)
     if staging is None:
         return out
+    verify_dataset(dataset_dir, card)
     tasks = [
         Task(path.stem, f"predictions/{path.name}", {"path": str(path)})
         for path in split_files(dataset_dir, card, job.split)

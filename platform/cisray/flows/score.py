@@ -242,7 +242,7 @@ def _plan_blocks(staging: Staging, variants_path: Path, *, block_rows: int, repo
         if block and len(block) + len(alleles) > block_rows:
             _write_planned(staging, num_blocks, block)
             num_blocks, block = num_blocks + 1, []
-            report(Progress("read variants", num_rows, num_rows, "rows"))
+            report(Progress("read variants", num_rows, 0, "rows"))
         block += alleles
         num_rows += len(alleles)
         contigs[alleles[0].contig] = None

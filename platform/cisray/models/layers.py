@@ -50,7 +50,7 @@ class ConvBlock(nn.Sequential):
 
 
 class MaxPool(nn.Module):
-    """The largest of every `pool` positions: [B, C, L] to [B, C, L / pool]. On a CPU twice as fast as torch's own."""
+    """The largest of every `pool` positions: [B, C, L] to [B, C, L / pool]. On a CPU, faster than torch's own."""
 
     def __init__(self, pool: int) -> None:
         super().__init__()
@@ -58,7 +58,9 @@ class MaxPool(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Pool `hidden` [B, C, L]."""
-        return hidden.unflatten(2, (-1, self.pool)).max(dim=3).values
+        windows = hidden.unflatten(2, (-1, self.pool))
+        # with gradients `max` is the faster one, which remembers where the largest stood; without them it is `amax`
+        return windows.max(dim=3).values if torch.is_grad_enabled() else windows.amax(dim=3)
 
 
 class DilatedResidual(nn.Module):

@@ -50,14 +50,16 @@ def _lines(console: Console) -> Report:
     def report(progress: Progress) -> None:
         now = time.monotonic()
         started, first = begun.setdefault(progress.stage, (now, progress.done))
-        ended = progress.done >= progress.total
+        ended = 0 < progress.total <= progress.done
         if not ended and now - written.get(progress.stage, -LINE_S) < LINE_S:
             return
         written[progress.stage] = now
         rate = (progress.done - first) / max(now - started, 1e-9)
-        left = f", {(progress.total - progress.done) / rate / 60:.1f} min left" if rate > 0 and not ended else ""
+        minutes = (progress.total - progress.done) / rate / 60 if rate > 0 else 0.0
+        left = f", {minutes:.1f} min left" if minutes > 0 else ""
         note = describe(progress.figures)
-        text = f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}"
+        total = f" of {progress.total:,}" if progress.total else ""
+        text = f"{progress.stage}: {progress.done:,}{total} {progress.unit}"
         console.print(
             text + (f", {rate:,.1f}/s" if rate > 0 else "") + left + (f", {note}" if note else ""), highlight=False
         )
@@ -96,7 +98,7 @@ def _bars(console: Console) -> Iterator[Report]:
             bars.update(
                 task,
                 completed=progress.done,
-                total=max(progress.total, 1),
+                total=progress.total or None,
                 rate=f"{speed:,.1f}/s" if speed else "",
                 note=describe(progress.figures),
             )

@@ -1,16 +1,26 @@
-"""Make what several benchmarks need: a simulated genome's jobs, and a network whose layers all matter."""
+"""Make a simulated genome in a folder that goes away, and the job that builds the tiny dataset of it."""
 
 import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from cisray.config import load_job
 from cisray.flows.build import BuildJob
 from cisray.genome.simulate import SimulationSpec, simulate
 
 JOBS = Path(__file__).parents[2] / "jobs" / "tiny"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder that goes away at the end, and with it what cisray and its workers cache of its genomes."""
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["CISRAY_CACHE"] = str(Path(name) / "cache")
+        yield Path(name)
+        del os.environ["CISRAY_CACHE"]
 
 
 def simulate_genome(folder: Path, *, train_bp: int, held_out_bp: int) -> Path:
@@ -24,17 +34,3 @@ def tiny_build_job(genome_dir: Path, out: Path, **changes: object) -> BuildJob:
     """Return the job that builds the tiny dataset of a simulated genome."""
     job = load_job(JOBS / "dataset.toml", BuildJob, [f"data_dir={genome_dir}", f"out={out}"])
     return dataclasses.replace(job, **changes)
-
-
-@torch.no_grad()
-def settle(network: nn.Module, codes: Tensor) -> nn.Module:
-    """Give a fresh network norms as a trained one has them, so that every layer passes on what changes.
-
-    Fresh norms make deep layers vanish and residual blocks do nothing, and scores would be rounding alone.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        norm.momentum = 1.0
-    network.train()(codes)
-    return network.eval()

@@ -1,0 +1,318 @@
+"""What a person meets on the command line: help, one clear message for bad input, and paths that are there."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pysam
+import pytest
+
+from cisray import __version__
+from whole_program import JOBS
+
+pytestmark = pytest.mark.ray
+VERBS = {
+    "simulate": ["DIR", "--seed"],
+    "build": ["JOB.toml", "--set"],
+    "train": ["JOB.toml", "--set"],
+    "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
+    "score": ["JOB.toml", "--set"],
+    "report": ["DIR", "--truth"],
+}
+
+
+@pytest.fixture
+def refused(cisray, store):
+    """Call the command line with bad input, and return the one message that it must end with."""
+
+    def call(*arguments):
+        code, out, err = cisray(*arguments)
+        assert code == 2, out + err
+        assert "Traceback" not in out + err
+        messages = err[err.index("cisray: ") :]
+        assert err.count("cisray: ") == 1
+        assert messages.strip() == messages.splitlines()[0].strip(), "one line, and the last one"
+        return messages.strip()
+
+    return call
+
+
+def build_settings(data_dir, out):
+    return ["build", JOBS / "dataset.toml", "--set", f"data_dir={data_dir}", "--set", f"out={out}"]
+
+
+def train_settings(dataset, out):
+    return ["train", JOBS / "train.toml", "--set", f"dataset={dataset}", "--set", f"out={out}"]
+
+
+def score_settings(data_dir, model, out):
+    places = {"data_dir": data_dir, "model": model, "out": out}
+    return ["score", JOBS / "score.toml", *(part for name in places for part in ("--set", f"{name}={places[name]}"))]
+
+
+@pytest.fixture
+def inputs(simulated, tmp_path):
+    """A copy of the simulated genome, to be damaged."""
+    folder = tmp_path / "inputs"
+    shutil.copytree(simulated, folder)
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_what_it_takes(cisray, verb):
+    outcome = cisray(verb, "--help")
+    assert outcome.code == 0
+    assert f"cisray {verb}" in outcome.out
+    for word in VERBS[verb]:
+        assert word in outcome.out
+
+
+def test_the_program_tells_its_verbs_and_its_version(cisray):
+    outcome = cisray("--help")
+    assert outcome.code == 0
+    assert all(verb in outcome.out for verb in VERBS)
+    assert cisray("--version").out == f"cisray {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["build"], ["bild"], ["train", "a.toml", "--epochs", "3"], ["evaluate", "model", "dataset"]]
+)
+def test_a_call_that_is_no_call_ends_with_usage(cisray, arguments):
+    outcome = cisray(*arguments)
+    assert outcome.code == 2
+    assert "Usage" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+# --- the job file
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training]\nepocs = 3\n", ["job.toml", "training.epocs", "did you mean epochs?"]),
+        ("[training]\nepochs = 'three'\n", ["job.toml", "training.epochs", "'three'"]),
+        ("[training\n", ["job.toml", "not valid TOML", "line 1"]),
+    ],
+)
+def test_a_wrong_job_file_is_named_with_the_key_that_is_wrong(refused, tmp_path, text, words):
+    job_path = tmp_path / "job.toml"
+    head = f'name = "n"\ndataset = "{tmp_path}/d"\nout = "{tmp_path}/o"\nmodel.architecture = "basenji"\n'
+    job_path.write_text(head + text)
+    message = refused("train", job_path)
+    assert all(word in message for word in words), message
+
+
+def test_a_job_file_that_is_not_there_is_named(refused, tmp_path):
+    assert "nowhere.toml: no such job file" in refused("build", tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epochs", ["--set 'epochs'", "wanted key=value"]),
+        ("=3", ["--set '=3'", "wanted key=value"]),
+        ("name.first=3", ["--set 'name.first=3'", "name is a value, not a section"]),
+        ("training.epoch=3", ["unknown key training.epoch", "did you mean epochs?"]),
+        ("training.epochs=-1", ["epochs=-1", "positive"]),
+        ("model.architecture=enformer", ["train.toml", "model", "enformer"]),
+    ],
+)
+def test_a_setting_that_is_nonsense_is_refused(refused, tmp_path, override, words):
+    message = refused(*train_settings(tmp_path / "d", tmp_path / "o"), "--set", override)
+    assert all(word in message for word in words), message
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- build
+
+
+def test_a_truncated_bigwig_is_named(refused, inputs, tmp_path):
+    track = inputs / "tracks/plus.bw"
+    track.write_bytes(track.read_bytes()[: track.stat().st_size // 2])
+    message = refused(*build_settings(inputs, tmp_path / "dataset"))
+    assert f"{track}: truncated or damaged bigWig file" in message
+    assert "copy or make it again" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs"]
+
+
+def test_a_bigwig_with_flipped_bytes_is_named(refused, ray_here, inputs, tmp_path):
+    track = inputs / "tracks/plus.bw"
+    data = bytearray(track.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0xFF for byte in data[middle : middle + 64])
+    track.write_bytes(data)
+    message = refused(*build_settings(inputs, tmp_path / "dataset"))
+    assert str(track) in message
+    assert "damaged" in message
+    assert "make" in message
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_fasta_that_lacks_a_contig_of_a_track_is_named(refused, inputs, tmp_path):
+    fasta = inputs / "genome.fa"
+    fasta.write_text(fasta.read_text().split(">sim4")[0])
+    message = refused(*build_settings(inputs, tmp_path / "dataset"))
+    assert f"{inputs / 'tracks/strength.bw'}: holds contig sim4 which {fasta} lacks" in message
+    assert "genome.ignore_contigs" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs"]
+
+
+def test_a_missing_track_is_named(refused, inputs, tmp_path):
+    (inputs / "tracks/minus.bw").unlink()
+    message = refused(*build_settings(inputs, tmp_path / "dataset"))
+    assert f"{inputs / 'tracks/minus.bw'}: no such input file" in message
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_the_place_of_something_else_is_not_taken(refused, simulated, tmp_path):
+    (tmp_path / "mine").mkdir()
+    message = refused(*build_settings(simulated, tmp_path / "mine"))
+    assert f"{tmp_path / 'mine'}: exists, and was not made by this job" in message
+    assert "--set out=" in message
+
+
+# --- train and evaluate
+
+
+def test_a_missing_dataset_is_named(refused, tmp_path):
+    message = refused(*train_settings(tmp_path / "nowhere", tmp_path / "model"))
+    assert f"{tmp_path / 'nowhere'}: no card.json in it" in message
+    assert "run cisray build first" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shift_beyond_the_margin_is_refused(refused, dataset, tmp_path):
+    message = refused(*train_settings(dataset, tmp_path / "model"), "--set", "training.shift_bp=99")
+    assert "shift_bp=99" in message
+    assert "margin of 16 bp" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--split", "foo"], ["split = 'foo'", "'train', 'valid' or 'test'"]),
+        (["--beside", "{tmp_path}"], ["{tmp_path}: not a bundle"]),
+        (["--beside", "models:/nobody@champion"], ["models:/nobody@champion: no such model"]),
+    ],
+)
+def test_an_evaluation_of_nonsense_is_refused(refused, bundle, dataset, tmp_path, arguments, words):
+    arguments, words = ([text.format(tmp_path=tmp_path) for text in part] for part in (arguments, words))
+    message = refused("evaluate", bundle, dataset, "--out", tmp_path / "out", *arguments)
+    assert all(word in message for word in words), message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_without_a_dataset_is_refused(refused, bundle, tmp_path):
+    message = refused("evaluate", bundle, tmp_path, "--out", tmp_path / "out")
+    assert f"{tmp_path}: no card.json in it" in message
+
+
+# --- score
+
+
+def test_a_fasta_that_is_not_the_models_is_named(refused, bundle, inputs, tmp_path):
+    fasta = inputs / "genome.fa"
+    head, bases = fasta.read_text().split(">sim2\n")
+    fasta.write_text(f"{head}>sim2\n{'A' if bases[0] != 'A' else 'C'}{bases[1:]}")
+    message = refused(*score_settings(inputs, bundle, tmp_path / "scores"))
+    assert f"{fasta} is not the genome of the model {bundle}: sim2 has the same length but other bases" in message
+    assert "give the FASTA file" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["inputs"]
+
+
+def test_a_truncated_vcf_is_named_with_its_last_good_record(refused, bundle, inputs, tmp_path):
+    vcf = inputs / "variants.vcf"
+    lines = vcf.read_text().splitlines(keepends=True)
+    vcf.write_text("".join(lines[:200]) + lines[200][:-20])
+    contig, pos, _, ref = lines[199].split("\t")[:4]
+    message = refused(*score_settings(inputs, bundle, tmp_path / "scores"))
+    assert f"{vcf}: line 201" in message
+    assert f"the last good record is {contig}:{pos} {ref}" in message
+    assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("cut", ["in a block", "between blocks"])
+def test_a_truncated_bgzip_vcf_is_named(refused, bundle, inputs, tmp_path, cut):
+    packed = inputs / "variants.vcf.gz"
+    pysam.tabix_compress(str(inputs / "variants.vcf"), str(packed))
+    end_block_bytes = 28
+    keep = packed.stat().st_size - end_block_bytes if cut == "between blocks" else packed.stat().st_size * 2 // 3
+    packed.write_bytes(packed.read_bytes()[:keep])
+    message = refused(*score_settings(inputs, bundle, tmp_path / "scores"), "--set", "variants=variants.vcf.gz")
+    assert f"{packed}: truncated" in message
+    assert "make the file again" in message
+    assert not (tmp_path / "scores").exists()
+
+
+class Payload:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_in_the_place_of_weights_is_never_run(refused, bundle, simulated, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(bundle, model)
+    (model / "weights.safetensors").write_bytes(pickle.dumps(Payload(tmp_path / "run")))
+    message = refused(*score_settings(simulated, model, tmp_path / "scores"))
+    assert f"{model / 'weights.safetensors'}: " in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    pickle.loads((model / "weights.safetensors").read_bytes())
+    assert (tmp_path / "run").exists()  # it would have done so
+
+
+@pytest.mark.parametrize("name", ["genome.fa", "tracks/plus.bw", "absent.vcf"])
+def test_a_file_that_is_no_vcf_is_named(refused, bundle, simulated, tmp_path, name):
+    message = refused(*score_settings(simulated, bundle, tmp_path / "scores"), "--set", f"variants={name}")
+    assert str(simulated / name) in message
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_missing_model_is_named(refused, simulated, tmp_path):
+    message = refused(*score_settings(simulated, tmp_path / "model", tmp_path / "scores"))
+    assert f"{tmp_path / 'model'}: not a bundle" in message
+    message = refused(*score_settings(simulated, "models:/nobody/1", tmp_path / "scores"))
+    assert "models:/nobody/1: no such model" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- report and simulate
+
+
+def test_a_report_of_a_wrong_folder_says_what_it_takes(refused, tmp_path, bundle):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        message = refused("report", folder)
+        assert f"{folder}: neither a dataset (card.json), nor an evaluation" in message
+        assert "give a folder that build, evaluate or score made" in message
+
+
+def test_a_genome_is_not_simulated_over_something(refused, simulated, bytes_of):
+    before = bytes_of(simulated)
+    assert f"{simulated}: already there and not an empty folder" in refused("simulate", simulated)
+    assert bytes_of(simulated) == before
+
+
+# --- what is printed when all is well
+
+
+def test_a_run_prints_paths_that_are_there_and_a_rerun_says_that_nothing_was_done(
+    cisray, ray_here, store, simulated, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    settings = build_settings(simulated, "runs/dataset")  # relative places become absolute in what is printed
+    for words in ("dataset: ", "already built: "):
+        outcome = cisray(*settings)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out == f"{words}{tmp_path / 'runs/dataset'}\n"
+        assert "strength" in outcome.err
+    outcome = cisray("report", "runs/dataset")
+    assert outcome.code == 0, outcome.err
+    (page,) = [Path(line.removeprefix("report: ")) for line in outcome.out.splitlines() if line.startswith("report")]
+    assert (tmp_path / page).stat().st_size > 10_000

@@ -1,0 +1,213 @@
+"""Runs, their lineage and the registry, in the session's one store."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from cisray.baselines.kmer_ridge import KmerRidgeConfig
+from cisray.bundle import Predictor, build_network, write_bundle
+from cisray.errors import InputError
+from cisray.geometry import Geometry
+from cisray.progress import Progress
+from cisray.tracking import fetch_model, record_evaluation, store_uri, tracked_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("store")]
+SETTINGS = {"name": "study", "training": {"epochs": 3, "learning_rate": 4e-3}, "tracks": ["a" * 900]}
+
+
+@pytest.fixture
+def make_bundle(make_card, tmp_path):
+    """Write a small bundle whose weights come from a seed."""
+
+    def make(seed):
+        geometry = Geometry(window_bp=64, bin_bp=8)
+        config = KmerRidgeConfig(k=2, contexts_bp=(8,))
+        network = build_network(config, geometry=geometry, num_tracks=3)
+        random = torch.Generator().manual_seed(seed)
+        weights = {
+            name: torch.randn(value.shape, dtype=value.dtype, generator=random)
+            for name, value in network.state_dict().items()
+        }
+        folder = tmp_path / f"bundle-{seed}"
+        write_bundle(folder, weights=weights, config=config, card=make_card(geometry=geometry), metrics={})
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def open_run(tmp_path):
+    """Open a run as the command line does, of an experiment of this test's own."""
+    job_path = tmp_path / "job.toml"
+    job_path.write_text('name = "study"\n')
+
+    def make(experiment, *, out="model", settings=SETTINGS):
+        return tracked_run(experiment, kind="train", out=tmp_path / out, settings=settings, job_path=job_path)
+
+    return make
+
+
+def register(open_run, make_bundle, name, metrics):
+    """Register a version per metric, each by a run of its own, and return what became of each."""
+    registered = []
+    for seed, metric in enumerate(metrics):
+        folder = make_bundle(seed)
+        with open_run(name, out=f"model-{seed}") as run:
+            registered.append(run.register(folder, name=name, digest=Predictor(folder).digest, metric=metric))
+    return registered
+
+
+def test_a_run_keeps_settings_metrics_by_step_dataset_and_job_file(store, open_run, tmp_path):
+    with open_run("kept") as run:
+        run.log_dataset(tmp_path, name="tiny", digest="0123456789" * 6, context="training")
+        for step, loss in ((20, 3.5), (40, 2.25)):
+            run.report(Progress("train", step, 40, "steps", {"train.loss": loss, "odd(name)": 1.0}))
+        run.log_metrics({"best.valid.pearson": 0.75, "undefined": None})
+        assert store.get_run(run.run_id).info.status == "RUNNING"
+    found = store.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["training.epochs"] == "3"
+    assert found.data.params["training.learning_rate"] == "0.004"
+    assert found.data.params["tracks"].startswith("['aaa")  # cut to what the store takes, not refused
+    steps = [(metric.step, metric.value) for metric in store.get_metric_history(run.run_id, "train.loss")]
+    assert steps == [(20, 3.5), (40, 2.25)]
+    assert found.data.metrics["best.valid.pearson"] == 0.75
+    assert found.data.metrics["odd_name_"] == 1.0
+    assert "undefined" not in found.data.metrics
+    (used,) = found.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("tiny", ("0123456789" * 6)[:36])
+    assert {tag.value for tag in used.tags} == {"training"}
+    assert found.data.tags["dataset.digest"] == "0123456789" * 6
+    assert found.data.tags["cisray.kind"] == "train"
+    (artifact,) = store.list_artifacts(run.run_id, "job")
+    local = store.download_artifacts(run.run_id, artifact.path)
+    assert Path(local).read_text() == 'name = "study"\n'
+
+
+def test_artifacts_lie_beside_the_database(store, open_run):
+    with open_run("beside") as run:
+        pass
+    folder = Path(store_uri().removeprefix("sqlite:///")).parent
+    assert store.get_run(run.run_id).info.artifact_uri.startswith(folder.as_uri() + "/")
+
+
+def test_a_run_that_fails_says_so_and_is_not_taken_up_again(store, open_run):
+    with pytest.raises(InputError, match="bad"), open_run("failed") as run:
+        raise InputError("bad")
+    assert store.get_run(run.run_id).info.status == "FAILED"
+    with open_run("failed") as other:
+        assert other.run_id != run.run_id
+    assert store.get_run(other.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_was_killed_is_taken_up_again(store, open_run, tmp_path):
+    code = f"""
+import os, pathlib
+from cisray.tracking import tracked_run
+from cisray.progress import Progress
+with tracked_run("killed", kind="train", out=pathlib.Path({str(tmp_path / "model")!r}), settings={SETTINGS!r},
+                 job_path=None) as run:
+    run.report(Progress("train", 1, 2, "steps", {{"train.loss": 4.0}}))
+    print(run.run_id, flush=True)
+    os._exit(9)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 9, ended.stderr
+    killed = ended.stdout.split()[-1]
+    assert store.get_run(killed).info.status == "RUNNING"
+    with open_run("killed", out="another") as other:
+        assert other.run_id != killed
+    with open_run("killed") as run:
+        run.report(Progress("train", 2, 2, "steps", {"train.loss": 3.0}))
+        assert run.run_id == killed
+    assert store.get_run(killed).info.status == "FINISHED"
+    assert [metric.value for metric in store.get_metric_history(killed, "train.loss")] == [4.0, 3.0]
+
+
+def test_the_champion_moves_only_for_a_better_validation_metric(store, open_run, make_bundle):
+    champions = []
+    for seed, metric in enumerate([0.5, 0.4, 0.5, 0.6]):
+        folder = make_bundle(seed)
+        with open_run("contest", out=f"model-{seed}") as run:
+            registered = run.register(folder, name="contest", digest=Predictor(folder).digest, metric=metric)
+        champion = store.get_model_version_by_alias("contest", "champion").version
+        assert registered.version == str(seed + 1)
+        assert registered.is_champion == (str(champion) == registered.version)
+        champions.append(int(champion))
+        version = store.get_model_version("contest", registered.version)
+        assert version.run_id == run.run_id
+        assert version.tags == {"bundle.digest": Predictor(folder).digest, "valid.pearson": str(metric)}
+    assert champions == [1, 1, 1, 4]
+
+
+def test_a_first_version_of_a_model_that_learned_nothing_is_champion_until_one_did(store, open_run, make_bundle):
+    outcomes = register(open_run, make_bundle, "nothing", [float("-inf"), 0.1])
+    assert [outcome.is_champion for outcome in outcomes] == [True, True]
+
+
+def test_test_figures_are_recorded_with_the_run_that_trained(store, open_run, make_bundle):
+    register(open_run, make_bundle, "measured", [0.5, 0.4])
+    digest = Predictor(make_bundle(1)).digest
+    champion = store.get_model_version_by_alias("measured", "champion").version
+    run_id = record_evaluation(digest, {"test.pearson.fwd": 0.9, "test.r2.fwd": None})
+    assert run_id == store.get_model_version("measured", "2").run_id
+    assert store.get_run(run_id).data.metrics["test.pearson.fwd"] == 0.9
+    assert "test.r2.fwd" not in store.get_run(run_id).data.metrics
+    # a test figure never chooses a model
+    assert store.get_model_version_by_alias("measured", "champion").version == champion
+    assert record_evaluation("0" * 64, {"test.pearson.fwd": 0.9}) is None
+
+
+def test_a_model_is_fetched_by_alias_by_version_and_by_path(open_run, make_bundle):
+    register(open_run, make_bundle, "fetched", [0.5, 0.4])
+    digests = {seed: Predictor(make_bundle(seed)).digest for seed in (0, 1)}
+    champion = fetch_model("models:/fetched@champion")
+    assert (champion.uri, champion.version) == ("models:/fetched@champion", "1")
+    assert Predictor(champion.bundle_dir).digest == digests[0]
+    second = fetch_model("models:/fetched/2")
+    assert (second.version, Predictor(second.bundle_dir).digest) == ("2", digests[1])
+    folder = make_bundle(1)
+    by_path = fetch_model(str(folder))
+    assert (by_path.bundle_dir, by_path.uri, by_path.version) == (folder, str(folder), None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["models:/absent@champion", "models:/known/7", "models:/known@challenger", "models:/known", "models:/known/latest"],
+)
+def test_an_unknown_model_is_answered_with_those_that_exist(store, open_run, make_bundle, address):
+    if not store.search_registered_models("name = 'known'"):
+        register(open_run, make_bundle, "known", [0.5])
+    with pytest.raises(InputError, match=r"no such model in sqlite:///.* \(registered: .*known.*\)") as caught:
+        fetch_model(address)
+    assert str(caught.value).startswith(f"{address}: ")
+
+
+def test_a_folder_without_a_bundle_is_no_model(tmp_path):
+    with pytest.raises(InputError, match=r"not a bundle \(no model\.json in it\).*models:/NAME@champion"):
+        fetch_model(str(tmp_path))
+
+
+def test_a_registered_model_predicts_through_mlflow_what_the_bundle_does(open_run, make_bundle):
+    register(open_run, make_bundle, "served", [0.5])
+    codes = np.random.default_rng(0).integers(0, 5, (3, 64), np.uint8)
+    served = mlflow.pyfunc.load_model("models:/served@champion")
+    predictions = served.predict(codes)
+    assert predictions.shape == (3, 8, 3)
+    np.testing.assert_array_equal(predictions, Predictor(make_bundle(0)).predict(codes))
+
+
+def test_the_store_is_made_in_the_working_directory_unless_one_is_named(monkeypatch, tmp_path):
+    assert store_uri() == os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    assert store_uri() == f"sqlite:///{tmp_path / 'runs/mlflow.db'}"
+    assert list(tmp_path.iterdir()) == []
