@@ -23,7 +23,7 @@ class KmerRidgeConfig:
     k: int = 4
     contexts_bp: tuple[int, ...] = (64, 256, 1024)
     """Widths around the bin's centre in which k-mers are counted, each a block of features."""
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
     """Ridge penalties, as shares of the mean feature variance."""
 
     def __post_init__(self) -> None:
