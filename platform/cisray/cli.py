@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from cisray.progress import Progress
 
+LOG_WIDTH = 140
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -300,4 +302,6 @@ def report(
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True)
+    console = Console(stderr=True)
+    # a log is as wide as its reader's window, not 80 letters
+    return console if console.is_terminal else Console(stderr=True, width=LOG_WIDTH)

@@ -65,6 +65,7 @@ def pick_shape(device: torch.device) -> Shape:
     """Take Basenji2's size on a GPU, a toy's on a CPU, and say so."""
     if device.type == "cuda":
         return BASENJI2
+    torch.set_num_threads(1)  # threads of so small a network only wait for each other
     print("no GPU here: a toy on the CPU, without tf32; these figures say nothing of a GPU")
     return TOY
 

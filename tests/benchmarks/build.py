@@ -39,7 +39,7 @@ from cisray.genome.tracks import SignalFile
 from cisray.geometry import Geometry
 
 CONTIG = "sim1"
-CONTIG_BP = 6_000_000
+CONTIG_BP = 4_000_000
 HELD_OUT_BP = 500_000
 
 
@@ -55,8 +55,8 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("2kb", "2 kb windows, half overlapping", Geometry(window_bp=2048, bin_bp=16), 1024, 32),
-    Case("131kb", "131 kb windows, side by side", Geometry(window_bp=131_072, bin_bp=128, crop_bins=64), 114_688, 8),
+    Case("2kb", "2 kb windows, half overlapping", Geometry(window_bp=2048, bin_bp=16), 1024, 128),
+    Case("131kb", "131 kb windows, side by side", Geometry(window_bp=131_072, bin_bp=128, crop_bins=64), 114_688, 4),
 )
 
 

@@ -110,10 +110,9 @@ def read_pools(order: Order, decode: Callable[[pa.Table], Arrays]) -> Iterator[A
     return map(decode, read_epoch(order, 0, batch_size=BATCH_SIZE))
 
 
-def read_in_order(dataset_dir: Path, card: Card) -> Iterator[Arrays]:
+def read_in_order(dataset_dir: Path, card: Card, decode: Callable[[pa.Table], Arrays]) -> Iterator[Arrays]:
     """Read one epoch from the first row to the last."""
-    for rows in iter_examples(dataset_dir, card, "train", batch_size=BATCH_SIZE):
-        yield decode_examples(rows, card)
+    return map(decode, iter_examples(dataset_dir, card, "train", batch_size=BATCH_SIZE))
 
 
 def decode_lists(rows: pa.Table) -> Arrays:
@@ -142,9 +141,11 @@ def compare(folder: Path, card: Card, options: Options) -> dict[str, float]:
     shuffled = read_order(folder / "binary", card, "train", seed=0)
     # the same row groups in the same order, of the other folders
     float32, float16 = (read_order(folder / way, card, "train", seed=0) for way in ("float32", "float16"))
+    decode_binary = partial(decode_examples, card=card)
     ways = {
-        "binary, pools": partial(read_pools, shuffled, partial(decode_examples, card=card)),
-        "binary, not shuffled": partial(read_in_order, folder / "binary", card),
+        "binary, pools": partial(read_pools, shuffled, decode_binary),
+        "binary, not shuffled": partial(read_in_order, folder / "binary", card, decode_binary),
+        "lists of float32, not shuffled": partial(read_in_order, folder / "float32", card, decode_lists),
         "lists of float32, pools": partial(read_pools, float32, decode_lists),
         "lists of float16, pools": partial(read_pools, float16, decode_lists),
     }
@@ -168,6 +169,9 @@ def compare(folder: Path, card: Card, options: Options) -> dict[str, float]:
         "pools.mb_per_s": pools * row_mb,
         "pools_to_lists_of_float32.ratio": pools / medians["lists of float32, pools"],
         "pools_to_lists_of_float16.ratio": pools / medians["lists of float16, pools"],
+        "not_shuffled_to_lists_of_float32.ratio": (
+            medians["binary, not shuffled"] / medians["lists of float32, not shuffled"]
+        ),
         "pools_to_not_shuffled.ratio": pools / medians["binary, not shuffled"],
     }
 

@@ -27,9 +27,9 @@ from cisray.flows.train import TrainJob, train
 from cisray.progress import Progress, silent
 from cisray.training.loop import Batch, Feed, Learner, fit
 
-TRAIN_BP = 1_250_000
+TRAIN_BP = 750_000
 HELD_OUT_BP = 60_000
-EPOCHS = 2
+EPOCHS = 1
 
 
 class Run(NamedTuple):
@@ -116,7 +116,7 @@ def compare(dataset_dir: Path, folder: Path, options: Options) -> dict[str, floa
         warm_up=False,
     )
     examples = runs["bare"][0].examples
-    title = f"tiny network, {EPOCHS} epochs, {examples} examples, steady rate"
+    title = f"tiny network, {EPOCHS} epoch, {examples} examples, steady rate"
     rates = {name: [run.steady for run in each] for name, each in runs.items()}
     medians = print_rates(title, rates, unit="examples", against="bare")
     rest = {

@@ -5,6 +5,7 @@ import psutil
 import pytest
 import ray
 
+from cisray.config import check_settings
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec, cluster, relayed
 from cisray.progress import Progress
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.ray
 @pytest.mark.parametrize("wrong", [{"actors": 0}, {"object_store_mb": 79}])
 def test_a_cluster_that_cannot_work_is_refused(wrong):
     with pytest.raises(InputError, match="wanted at least 1 actor and 80 MB"):
-        ClusterSpec(**wrong)
+        check_settings(wrong, ClusterSpec, source="job.toml")
 
 
 def test_there_are_never_more_actors_than_shards_or_cpus(ray_here):
@@ -55,7 +56,7 @@ def test_a_cluster_started_here_is_open_to_this_machine_and_this_user_only(ray_h
             if connection.status == psutil.CONN_LISTEN:
                 addresses.add(connection.laddr.ip)
     assert addresses
-    assert addresses <= {"127.0.0.1", "::1"}
+    assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32
 

@@ -11,6 +11,7 @@ import pytest
 
 from cisray.bundle import Predictor
 from cisray.errors import InputError
+from cisray.flows.cluster import ClusterSpec
 from cisray.flows.score import ScoreJob, score
 from cisray.scoring.alleles import Flag
 from cisray.scoring.schema import ModelSource, read_manifest, read_scores, verify
@@ -123,6 +124,7 @@ def score_job(simulated, vcf_path):
             "model": "models:/tiny/7",
             "max_allele_bp": LONGEST_BP,
             "out": str(out),
+            "cluster": ClusterSpec(actors=1),
         }
         return ScoreJob(**(values | changes))
 

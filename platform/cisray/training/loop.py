@@ -178,6 +178,7 @@ def fit(
     learner.network.to(workers.device)
     while not learner.finished:
         row = _train_epoch(learner, feed, workers=workers, total_steps=total_steps, save=save, report=report)
+        _share_buffers(learner.network, workers)
         row |= validate(learner.network, feed, workers=workers)
         learned = learner.learned
         learner.keep_best(row["valid.pearson"])
@@ -226,6 +227,14 @@ def _train_epoch(
             save(learner)
     mean = float(torch.stack(losses).mean()) if losses else math.nan
     return {"train.loss": mean, "examples_per_s": examples / max(1e-9, time.monotonic() - started)}
+
+
+@torch.no_grad()
+def _share_buffers(network: nn.Module, workers: Workers) -> None:
+    """Give every worker the running statistics of the first, which are the ones that are saved."""
+    for buffer in network.buffers():
+        value = buffer.double()
+        buffer.copy_(workers.add(value if workers.rank == 0 else torch.zeros_like(value)))
 
 
 @torch.no_grad()
