@@ -23,7 +23,7 @@ def test_crops_and_bins_fill_the_window(bin_bp, num_bins, crop_bins, margin_bp):
     ("lengths", "message"),
     [
         ({"window_bp": 100, "bin_bp": 16}, r"not a multiple of bin_bp=16 \(remainder 4\)"),
-        ({"window_bp": 64, "bin_bp": 16, "crop_bins": 2}, "leaves none of a window's 4 bins"),
+        ({"window_bp": 64, "bin_bp": 16, "crop_bins": 2}, "leaves none of the 4 bins"),
         ({"window_bp": 64, "bin_bp": 0}, "below its least value"),
         ({"window_bp": 64, "bin_bp": 16, "margin_bp": -1}, "below its least value"),
         ({"window_bp": 0, "bin_bp": 16}, "below its least value"),

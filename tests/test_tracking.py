@@ -59,7 +59,9 @@ def register(open_run, make_bundle, name, metrics):
     for seed, metric in enumerate(metrics):
         folder = make_bundle(seed)
         with open_run(name, out=f"model-{seed}") as run:
-            registered.append(run.register(folder, name=name, digest=Predictor(folder).digest, metric=metric))
+            registered.append(
+                run.register(folder, name=name, digest=Predictor(folder).digest, dataset_digest="d", metric=metric)
+            )
     return registered
 
 
@@ -137,15 +139,32 @@ def test_the_champion_moves_only_for_a_better_validation_metric(store, open_run,
     for seed, metric in enumerate([0.5, 0.4, 0.5, 0.6]):
         folder = make_bundle(seed)
         with open_run("contest", out=f"model-{seed}") as run:
-            registered = run.register(folder, name="contest", digest=Predictor(folder).digest, metric=metric)
+            registered = run.register(
+                folder, name="contest", digest=Predictor(folder).digest, dataset_digest="d", metric=metric
+            )
         champion = store.get_model_version_by_alias("contest", "champion").version
         assert registered.version == str(seed + 1)
         assert registered.is_champion == (str(champion) == registered.version)
         champions.append(int(champion))
         version = store.get_model_version("contest", registered.version)
         assert version.run_id == run.run_id
-        assert version.tags == {"bundle.digest": Predictor(folder).digest, "valid.pearson": str(metric)}
+        assert version.tags == {
+            "bundle.digest": Predictor(folder).digest,
+            "dataset.digest": "d",
+            "valid.pearson": str(metric),
+        }
     assert champions == [1, 1, 1, 4]
+
+
+def test_a_model_of_another_dataset_does_not_take_the_champions_place(store, open_run, make_bundle):
+    with open_run("moved", out="model") as run:
+        for seed, dataset, metric in ((0, "d", 0.5), (1, "other", 0.9), (2, "d", float("nan")), (3, "d", 0.6)):
+            folder = make_bundle(seed)
+            outcome = run.register(
+                folder, name="moved", digest=Predictor(folder).digest, dataset_digest=dataset, metric=metric
+            )
+            assert outcome.is_champion == (seed in {0, 3}), outcome.verdict
+    assert str(store.get_model_version_by_alias("moved", "champion").version) == "4"
 
 
 def test_a_first_version_of_a_model_that_learned_nothing_is_champion_until_one_did(store, open_run, make_bundle):

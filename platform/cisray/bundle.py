@@ -1,7 +1,7 @@
 """A trained thing: weights, the network's configuration, and the card of the data it learned from.
 
     weights.safetensors   no pickle: a bundle from a stranger runs no code of theirs
-    model.json            architecture and its sizes, objective, schema version
+    model.json            architecture and its sizes, objective, the settings of the training, versions
     card.json             the dataset's card: tracks, geometry, genome, transforms
     metrics.json          what was measured, and how each metric is defined
 
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cisray import __version__
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig
 from cisray.datasets.schema import Card, card_from_dict, card_to_dict
 from cisray.datasets.transforms import to_natural
@@ -28,7 +29,7 @@ from cisray.errors import InputError
 from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig, build_basenji
-from cisray.training.batches import reverse_complement, swap_strands
+from cisray.training.batches import UNKNOWN, reverse_complement, swap_strands
 
 SCHEMA_VERSION = 1
 
@@ -50,8 +51,9 @@ def write_bundle(
     config: BasenjiConfig | KmerRidgeConfig,
     card: Card,
     metrics: Mapping[str, Any],
+    made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a bundle, whole or not at all."""
+    """Write a bundle, whole or not at all; `made_by` are the settings of the training."""
     with folder_written_whole(path) as aside:
         save_file(
             {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
@@ -60,8 +62,10 @@ def write_bundle(
         objective = "least squares" if isinstance(config, KmerRidgeConfig) else "poisson"
         model = {
             "schema_version": SCHEMA_VERSION,
+            "cisray_version": __version__,
             "objective": objective,
             "model": dataclasses.asdict(config),
+            "made_by": dict(made_by or {}),
         }
         write_json(aside / "model.json", model)
         write_json(aside / "card.json", card_to_dict(card))
@@ -114,7 +118,15 @@ class Predictor:
         return (self(codes) + turned) / 2
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
-        """Predict from NumPy codes [B, window_bp] to float32 [B, N, T]: the call that MLflow's pyfunc makes."""
+        """Predict from NumPy codes [B, window_bp] to float32 [B, N, T]: the call that MLflow's pyfunc makes.
+
+        Raises InputError for anything but windows of codes 0 to 4.
+        """
+        window_bp = self.card.geometry.window_bp
+        if codes.ndim != 2 or codes.shape[1] != window_bp or codes.dtype.kind not in "iu":
+            raise InputError(f"codes are {codes.dtype} {codes.shape}; wanted integers [windows, {window_bp}]")
+        if codes.size and not 0 <= codes.min() <= codes.max() <= UNKNOWN:
+            raise InputError(f"codes reach from {codes.min()} to {codes.max()}; wanted 0 to 3 for ACGT and 4 for N")
         return self(torch.from_numpy(np.ascontiguousarray(codes, np.uint8))).cpu().numpy()
 
     def _check_geometry(self) -> None:

@@ -123,13 +123,14 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.train import TrainJob
     from cisray.flows.train import train as run
     from cisray.reports.console import progress_bars
-    from cisray.tracking import store_uri, tracked_run
+    from cisray.tracking import is_registered, shown_store, tracked_run
 
     job = load_job(job_path, TrainJob, overrides or ())
     out, dataset_dir = Path(job.out).absolute(), Path(job.dataset).absolute()
     card = read_card(dataset_dir)
-    if (out / "model.json").exists() and run(job) is None:
-        print(f"already trained: {out}")
+    trained = run(job) if (out / "model.json").exists() else None
+    if trained is not None and is_registered(Predictor(out).digest):
+        print(f"already trained and registered: {out}")
         return
     settings = dataclasses.asdict(job)
     with (
@@ -142,16 +143,17 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
             show(progress)
             tracked.report(progress)
 
-        trained = run(job, report=report)
-        assert trained is not None
-        metric = float(trained.metrics["valid.pearson"] or "-inf")
+        trained = trained or run(job, report=report)
+        value = trained.metrics["valid.pearson"]
+        metric = float("nan") if value is None else float(value)
         tracked.log_metrics({"best.valid.pearson": metric})
-        registered = tracked.register(out, name=job.name, digest=Predictor(out).digest, metric=metric)
-    champion = "is now the champion" if registered.is_champion else "is not better than the champion, which stays"
+        registered = tracked.register(
+            out, name=job.name, digest=Predictor(out).digest, dataset_digest=card.digest, metric=metric
+        )
     print(f"validation Pearson, mean over tracks: {metric:.4f}")
     print(f"bundle: {out}")
-    print(f"model: models:/{registered.name}/{registered.version}, which {champion}")
-    print(f"MLflow store: {store_uri()}")
+    print(f"model: models:/{registered.name}/{registered.version}, which {registered.verdict}")
+    print(f"MLflow store: {shown_store()}")
 
 
 @app.command()

@@ -4,7 +4,9 @@ MLFLOW_TRACKING_URI names the store; without it, runs/mlflow.db in the working d
 """
 
 import logging
+import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,22 +22,27 @@ from mlflow.exceptions import MlflowException
 
 from cisray.config import flatten
 from cisray.errors import InputError
+from cisray.files import value_digest
 from cisray.progress import Progress
 
 DEFAULT_STORE = Path("runs/mlflow.db")
 CHAMPION = "champion"
 DECIDING_METRIC = "valid.pearson"
+DATASET_TAG = "dataset.digest"
+RESUME_TAG = "cisray.resume"
 # MLflow writes longer values to no store.
 MOST_VALUE_LETTERS = 500
 SYSTEM_METRICS_S = 5
 
 
 class Registered(NamedTuple):
-    """A model version, and whether it is the champion now."""
+    """A model version, and what it is to the champion."""
 
     name: str
     version: str
     is_champion: bool
+    verdict: str
+    """In words, for a person."""
 
 
 class FetchedModel(NamedTuple):
@@ -55,6 +62,16 @@ def store_uri() -> str:
 def _database_path(uri: str) -> Path | None:
     """Return the file of a local store, beside which artifacts lie; None for a server."""
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+def shown_store() -> str:
+    """Return the store's address without a user's name and password, for a terminal or a log."""
+    return re.sub(r"//[^/@]*@", "//", store_uri())
+
+
+def is_registered(digest: str) -> bool:
+    """Say whether a bundle is a version of some registered model."""
+    return bool(_client().search_model_versions(f"tags.`bundle.digest` = '{digest}'"))
 
 
 def _client() -> MlflowClient:
@@ -106,8 +123,12 @@ class TrackedRun:
         """Keep a folder's files with the run."""
         self._client.log_artifacts(self.run_id, str(folder), under)
 
-    def register(self, bundle_dir: Path, *, name: str, digest: str, metric: float) -> Registered:
-        """Register a bundle as a model version; the champion changes only for a better validation metric."""
+    def register(self, bundle_dir: Path, *, name: str, digest: str, dataset_digest: str, metric: float) -> Registered:
+        """Register a bundle as a model version; the champion changes only for a better validation metric.
+
+        Metrics of different datasets do not compare: then the champion stays, and a person decides. A metric that is
+        not a number is never better.
+        """
         model = mlflow.pyfunc.log_model(
             name="bundle", loader_module="cisray.bundle", data_path=str(bundle_dir), pip_requirements=["cisray"]
         )
@@ -117,15 +138,25 @@ class TrackedRun:
             self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
         )
         self._client.set_model_version_tag(name, version, "bundle.digest", digest)
+        self._client.set_model_version_tag(name, version, DATASET_TAG, dataset_digest)
         self._client.set_model_version_tag(name, version, DECIDING_METRIC, str(metric))
-        try:
-            champion = self._client.get_model_version_by_alias(name, CHAMPION)
-            better = metric > float(champion.tags[DECIDING_METRIC])
-        except MlflowException:
-            better = True  # the first version of this model
-        if better:
+        verdict, takes_over = self._compare(name, metric, dataset_digest)
+        if takes_over:
             self._client.set_registered_model_alias(name, CHAMPION, version)
-        return Registered(name, version, better)
+        return Registered(name, version, takes_over, verdict)
+
+    def _compare(self, name: str, metric: float, dataset_digest: str) -> tuple[str, bool]:
+        """Say in words what a new version is to the champion, and whether it takes its place."""
+        champion = self._client.get_registered_model(name).aliases.get(CHAMPION)
+        if champion is None:
+            return "is the champion, being the first", True
+        tags = self._client.get_model_version(name, str(champion)).tags
+        if tags.get(DATASET_TAG) != dataset_digest:
+            return f"learned from another dataset than the champion, version {champion}, which stays", False
+        best = float(tags.get(DECIDING_METRIC, "nan"))
+        if metric > best or (math.isnan(best) and not math.isnan(metric)):
+            return f"is the champion now: better than version {champion}, which had {best:.4f}", True
+        return f"is not better than the champion, version {champion} with {best:.4f}, which stays", False
 
 
 @contextmanager
@@ -136,13 +167,15 @@ def tracked_run(
     client = _client()
     experiment_id = _experiment_id(client, experiment)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_S)
+    resume = value_digest({"out": str(out), "settings": settings})  # a digest needs no quoting
     unfinished = client.search_runs(
-        [experiment_id], f"tags.`cisray.out` = '{out}' and attributes.status = 'RUNNING'", max_results=1
+        [experiment_id], f"tags.`{RESUME_TAG}` = '{resume}' and attributes.status = 'RUNNING'", max_results=1
     )
     run_id = unfinished[0].info.run_id if unfinished else None
     with mlflow.start_run(run_id, experiment_id, run_name=f"{kind} {out.name}", log_system_metrics=True) as run:
         tracked = TrackedRun(client, run.info.run_id)
         client.set_tag(run.info.run_id, "cisray.out", str(out))
+        client.set_tag(run.info.run_id, RESUME_TAG, resume)
         client.set_tag(run.info.run_id, "cisray.kind", kind)
         if run_id is None:
             flat = {name: str(value)[:MOST_VALUE_LETTERS] for name, value in flatten(settings).items()}
@@ -172,7 +205,7 @@ def fetch_model(address: str) -> FetchedModel:
         folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
     except (MlflowException, ValueError) as error:
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        raise InputError(f"{address}: no such model in {store_uri()} (registered: {known}): {error}") from None
+        raise InputError(f"{address}: no such model in {shown_store()} (registered: {known}): {error}") from None
     bundles = sorted(Path(folder).rglob("model.json"))
     if len(bundles) != 1:
         raise InputError(f"{address}: holds {len(bundles)} bundles; wanted one that cisray train registered")

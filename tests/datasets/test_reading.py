@@ -46,10 +46,10 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own(dataset):
 def test_a_pool_mixes_the_rows_of_its_groups_and_each_pool_in_a_way_of_its_own(make_dataset):
     order = shuffled(make_dataset({"train": [60]}), pool_rows=20)
     permutations = []
-    for index, pool in enumerate(order.pools(0)):
-        assert [group.rows for group in pool] == [5, 5, 5, 5]
-        mixed = read_pool(order, 0, index)["start"].to_pylist()
-        in_turn = [8 * (5 * group.number + row) for group in pool for row in range(5)]
+    for pool in order.pools(0):
+        assert [group.rows for group in pool.groups] == [5, 5, 5, 5]
+        mixed = read_pool(pool)["start"].to_pylist()
+        in_turn = [8 * (5 * group.number + row) for group in pool.groups for row in range(5)]
         permutations.append(tuple(in_turn.index(start) for start in mixed))
         assert sorted(permutations[-1]) == list(range(20))
     assert len({*permutations, tuple(range(20))}) == 4
@@ -84,7 +84,7 @@ def test_going_on_from_any_row_gives_the_tail_of_the_undisturbed_stream(dataset)
 
 def test_a_position_skips_whole_pools_unread(dataset):
     order = shuffled(dataset)
-    sizes = [sum(group.rows for group in pool) for pool in order.pools(0)]
+    sizes = [pool.rows for pool in order.pools(0)]
     assert len(sizes) > 3
     assert find_position(order, 0, 0) == (0, 0)
     assert find_position(order, 0, sizes[0] + sizes[1] + 2) == (2, 2)
@@ -104,11 +104,11 @@ def test_pools_hold_the_dealt_groups_and_no_more_than_they_must(sizes, pool_rows
     for rank in range(world):
         order = Order(groups, pool_rows, rank, world, seed)
         pools = order.pools(1)
-        dealt += [group for pool in pools for group in pool]
+        dealt += [group for pool in pools for group in pool.groups]
         for pool in pools:
-            assert sum(group.rows for group in pool[:-1]) < pool_rows
+            assert sum(group.rows for group in pool.groups[:-1]) < pool_rows
         for pool in pools[:-1]:
-            assert sum(group.rows for group in pool) >= pool_rows
+            assert pool.rows >= pool_rows
     assert sorted(dealt) == sorted(groups)
 
 

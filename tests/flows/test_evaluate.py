@@ -159,7 +159,7 @@ def move_test_region(card):
         (crop, r"has the geometry .*, the dataset .*crop_bins=4.*build the dataset with the model's geometry"),
         (
             move_test_region,
-            r"its test regions \['sim4:0-60000'\] are not the dataset's \['sim2:0-50000'\]; it may have",
+            r"sim2:0-200000 is in its train split, and sim2:0-50000 would be measured as test; use a dataset made",
         ),
     ],
 )
@@ -174,10 +174,10 @@ def test_the_model_beside_is_checked_as_strictly(dataset, bundle, ridge, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(ridge, other)
     card = json.loads((other / "card.json").read_text())
-    move_test_region(card)
+    card["regions"]["train"].append("sim4:10000-20000")  # within what the dataset would measure
     (other / "card.json").write_text(json.dumps(card))
     job = EvaluateJob(model=str(bundle), beside=str(other), dataset=str(dataset), out=str(tmp_path / "out"))
-    with pytest.raises(InputError, match=r"other: its test regions \['sim2:0-50000'\] are not the dataset's"):
+    with pytest.raises(InputError, match=r"would be measured as test; use a dataset made with the same folds"):
         evaluate(job)
     assert not (tmp_path / "out").exists()
 

@@ -292,7 +292,14 @@ def test_a_finished_table_is_not_made_again(score_job, scores_dir, bundle, bytes
     assert score(job, bundle_dir=bundle, model=MODEL, report=told.append) == scores_dir
     assert told == []
     with pytest.raises(InputError, match="was not made by this job"):
-        score(score_job(scores_dir, vcf=True), bundle_dir=bundle, model=MODEL)
+        score(score_job(scores_dir, max_allele_bp=7), bundle_dir=bundle, model=MODEL)
+    assert bytes_of(scores_dir) == before
+
+
+def test_an_export_can_be_made_of_a_finished_table(score_job, scores_dir, bundle, bytes_of):
+    before = bytes_of(scores_dir)
+    (scores_dir / "scores.tsv").unlink()
+    score(score_job(scores_dir, vcf=True, tsv=True), bundle_dir=bundle, model=MODEL)
     assert bytes_of(scores_dir) == before
 
 

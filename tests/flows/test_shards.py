@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import uuid
 
 import pyarrow as pa
@@ -148,18 +150,38 @@ def test_a_fault_of_a_worker_is_not_passed_off_as_bad_input(ray_here, make_worke
     assert not out.exists()
 
 
-def test_the_staging_of_another_plan_is_thrown_away_and_that_of_the_same_is_kept(tmp_path):
+def test_unfinished_work_of_the_same_plan_is_kept_and_that_of_another_is_never_thrown_away(tmp_path):
     out = tmp_path / "out"
     first = open_staging(out, {"k": 1})
     (first.path / "receipts").mkdir()
     for name in ("shard", "receipts/shard.json", ".shard.x7.tmp"):  # the last one: a killed worker's half
         (first.path / name).write_text("{}")
     again = open_staging(out, {"k": 1})
-    assert again == first
-    assert sorted(path.name for path in again.path.rglob("*")) == [".plan.json", "receipts", "shard", "shard.json"]
-    other = open_staging(out, {"k": 2})
-    assert [path.name for path in other.path.rglob("*")] == [".plan.json"]
+    assert again.path == first.path
+    kept = [".lock", ".plan.json", "receipts", "shard", "shard.json"]
+    assert sorted(path.name for path in again.path.rglob("*")) == kept
+    with pytest.raises(InputError, match=r"out\.unfinished: holds unfinished work of other settings.*remove it"):
+        open_staging(out, {"k": 2})
+    assert sorted(path.name for path in again.path.rglob("*")) == kept
     assert not out.exists()
+
+
+def test_two_processes_do_not_work_on_one_result(tmp_path):
+    out = tmp_path / "out"
+    code = f"""
+import time
+from pathlib import Path
+from cisray.flows.shards import open_staging
+staging = open_staging(Path({str(out)!r}), {{"k": 1}})
+print("in it", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in it\n"
+        with pytest.raises(InputError, match=r"out\.unfinished: another process works on it"):
+            open_staging(out, {"k": 1})
+        other.kill()
+    assert open_staging(out, {"k": 1}).path.exists()  # the lock went with its process
 
 
 def test_a_finished_job_is_known_again_and_another_job_is_refused(tmp_path, bytes_of):

@@ -80,7 +80,7 @@ def test_two_workers_learn_together_and_the_finished_job_is_not_trained_again(tr
     assert told[-1].figures["epoch"] == job.training.epochs
 
     before, told = bytes_of(trained.bundle_dir), []
-    assert train(job, report=told.append) is None
+    assert train(job, report=told.append).was_done
     assert told == []
     assert bytes_of(trained.bundle_dir) == before
 

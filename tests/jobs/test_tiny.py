@@ -148,7 +148,8 @@ def test_the_registered_champion_was_scored_and_measured(runs, store):
 
 
 @pytest.mark.parametrize(
-    ("step", "words"), [("build", "already built: "), ("train", "already trained: "), ("score", "already scored: ")]
+    ("step", "words"),
+    [("build", "already built: "), ("train", "already trained and registered: "), ("score", "already scored: ")],
 )
 def test_a_second_run_does_nothing_and_says_so(cisray, steps, road, bytes_of, runs, store, step, words):
     folder = runs / {"build": "dataset", "train": "model", "score": "scores"}[step]

@@ -9,6 +9,7 @@ import pyarrow as pa
 from cisray.datasets.schema import Statistics, Track, encode_rows, example_schema
 from cisray.datasets.tiling import Shard
 from cisray.datasets.transforms import to_target
+from cisray.errors import InputError
 from cisray.genome.reference import Reference
 from cisray.genome.tracks import SignalFile, bin_values, smooth
 from cisray.geometry import Geometry
@@ -107,6 +108,11 @@ def _window_targets(shard: Shard, source: TrackSource, geometry: Geometry) -> np
         values = smooth(values, track.smooth_bp)
         values[:before] = values[after:] = np.nan
     values = values[flank : len(values) - flank] if flank else values
+    if (values < 0).any():
+        raise InputError(
+            f"{source.signal.path}: {foreign}:{first + flank}-{last - flank} holds {np.nanmin(values):g}; "
+            "a Poisson rate is zero or more: write a minus strand as positive values, a log ratio as a ratio"
+        )
     windows = _cut(values, shard, geometry.target_bp)
     bins = bin_values(windows.reshape(-1), geometry.bin_bp, statistic=track.statistic, uncovered="mask")
     scale, clip_soft = np.array(track.scale), np.array(np.inf if track.clip_soft is None else track.clip_soft)

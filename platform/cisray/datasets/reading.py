@@ -28,6 +28,18 @@ class RowGroup(NamedTuple):
     rows: int
 
 
+class Pool(NamedTuple):
+    """Row groups that are read together, and the seed that shuffles their rows; None leaves them in order."""
+
+    groups: list[RowGroup]
+    seed: list[int] | None
+
+    @property
+    def rows(self) -> int:
+        """Rows of all its groups."""
+        return sum(group.rows for group in self.groups)
+
+
 class Order(NamedTuple):
     """How one rank of `world` reads a split: in file order, or shuffled by seed and epoch."""
 
@@ -45,15 +57,16 @@ class Order(NamedTuple):
             np.random.default_rng((self.seed, epoch)).shuffle(order)
         return [[self.groups[index] for index in order[rank :: self.world]] for rank in range(self.world)]
 
-    def pools(self, epoch: int) -> list[list[RowGroup]]:
+    def pools(self, epoch: int) -> list[Pool]:
         """Join this rank's row groups into pools."""
-        pools: list[list[RowGroup]] = []
+        pools: list[Pool] = []
         rows = self.pool_rows
         for group in self.dealt(epoch)[self.rank]:
             if rows >= self.pool_rows:
-                pools.append([])
+                seed = None if self.seed is None else [self.seed, epoch, self.rank, len(pools)]
+                pools.append(Pool([], seed))
                 rows = 0
-            pools[-1].append(group)
+            pools[-1].groups.append(group)
             rows += group.rows
         return pools
 
@@ -75,13 +88,11 @@ def read_order(
     return Order(tuple(groups), min(POOL_ROWS, max(1, POOL_BYTES // row_bytes)), rank, world, seed)
 
 
-def read_pool(order: Order, epoch: int, index: int) -> pa.Table:
-    """Read one pool's rows, shuffled where the order is."""
-    groups = order.pools(epoch)[index]
-    rows = pa.concat_tables([pq.ParquetFile(group.path).read_row_group(group.number) for group in groups])
-    if order.seed is None:
-        return rows
-    return rows.take(np.random.default_rng((order.seed, epoch, order.rank, index)).permutation(len(rows)))
+def read_pool(pool: Pool) -> pa.Table:
+    """Read one pool's rows, each file opened once."""
+    files = {path: pq.ParquetFile(path) for path in {group.path for group in pool.groups}}
+    rows = pa.concat_tables([files[group.path].read_row_group(group.number) for group in pool.groups])
+    return rows if pool.seed is None else rows.take(np.random.default_rng(pool.seed).permutation(len(rows)))
 
 
 class Position(NamedTuple):
@@ -93,12 +104,12 @@ class Position(NamedTuple):
 
 def find_position(order: Order, epoch: int, rows_seen: int) -> Position:
     """Return where the row after the first `rows_seen` of this rank's epoch stands."""
-    for index, pool in enumerate(order.pools(epoch)):
-        size = sum(group.rows for group in pool)
-        if rows_seen < size:
+    pools = order.pools(epoch)
+    for index, pool in enumerate(pools):
+        if rows_seen < pool.rows:
             return Position(index, rows_seen)
-        rows_seen -= size
-    return Position(len(order.pools(epoch)), 0)
+        rows_seen -= pool.rows
+    return Position(len(pools), 0)
 
 
 def cut_batches(tables: Iterable[pa.Table], batch_size: int, *, skip: int = 0) -> Iterator[pa.Table]:
@@ -124,5 +135,5 @@ def cut_batches(tables: Iterable[pa.Table], batch_size: int, *, skip: int = 0) -
 def read_epoch(order: Order, epoch: int, *, batch_size: int, rows_seen: int = 0) -> Iterator[pa.Table]:
     """Yield one epoch's batches in this process, from after the first `rows_seen` rows."""
     start = find_position(order, epoch, rows_seen)
-    pools = (read_pool(order, epoch, index) for index in range(start.pool, len(order.pools(epoch))))
-    yield from cut_batches(pools, batch_size, skip=start.rows)
+    pools = order.pools(epoch)[start.pool :]
+    yield from cut_batches(map(read_pool, pools), batch_size, skip=start.rows)

@@ -9,6 +9,7 @@ NaN where a track has no data). The fields' metadata name dtype and shape: any A
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +54,11 @@ class Track:
     """The track that holds the same assay on the other strand."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^\s/\\.][^/\\\t\r\n]*", self.name):
+            raise InputError(
+                f"track {self.name!r}: a name becomes a column and a file; wanted no slash, tab or line end, "
+                "and no dot or space at its beginning"
+            )
         if self.smooth_bp < 1 or self.smooth_bp % 2 == 0:
             raise InputError(f"track {self.name}: smooth_bp={self.smooth_bp}; wanted an odd, positive width")
         if self.scale <= 0 or (self.clip_soft is not None and self.clip_soft < 1):
@@ -123,6 +129,10 @@ class DataFile:
     """Relative to the dataset's folder."""
     rows: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
+            raise InputError(f"file {self.path!r}: wanted a path inside the dataset's folder")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -21,10 +21,10 @@ def to_target(natural: A, scale: A, clip_soft: A) -> A:
             `clip_soft` column of Calico's targets.txt.
     """
     x = natural * scale
-    return x.clip(max=clip_soft) - 1 + ((x - clip_soft).clip(min=0) + 1) ** 0.5
+    return x.clip(max=clip_soft) + (((x - clip_soft).clip(min=0) + 1) ** 0.5 - 1)  # the bracket is 0 up to c
 
 
 def to_natural(target: A, scale: A, clip_soft: A) -> A:
     """Invert `to_target` exactly: min(y,c) + (max(y-c,0) + 1)^2 - 1, divided by the scale; shapes as there."""
-    x = target.clip(max=clip_soft) + ((target - clip_soft).clip(min=0) + 1) ** 2 - 1
+    x = target.clip(max=clip_soft) + (((target - clip_soft).clip(min=0) + 1) ** 2 - 1)  # likewise
     return x / scale

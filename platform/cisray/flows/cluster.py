@@ -18,8 +18,8 @@ from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.progress import Progress, Report
 
-# Ray waits half an hour on a pipeline that makes no progress.
-NO_PROGRESS_S = 300
+# Ray would end a pipeline whose tasks take long; how long a shard may take only its data can tell.
+NO_PROGRESS_LIMIT = -1
 DRAIN_S = 0.2
 
 
@@ -62,7 +62,7 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
     """Join the cluster named by RAY_ADDRESS, or this process's own; else start one here, and end it afterwards."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = NO_PROGRESS_LIMIT
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield

@@ -33,6 +33,7 @@ from cisray.errors import InputError
 from cisray.files import read_json, write_json
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.shards import Task, open_staging, run_tasks
+from cisray.genome.intervals import parse_region
 from cisray.progress import Report, silent
 from cisray.training.batches import cut_windows
 from cisray.training.metrics import DEFINITIONS, TrackSums
@@ -109,6 +110,7 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     predictors = {role: Predictor(path) for role, path in (("model", job.model), ("beside", job.beside)) if path}
     for predictor in predictors.values():
         _check_fits(predictor, card)
+        _check_unseen(predictor, card, job.split)
     plan = {
         "dataset": card.digest,
         "models": {role: predictor.digest for role, predictor in predictors.items()},
@@ -159,17 +161,36 @@ def _check_fits(predictor: Predictor, card: Card) -> None:
             f"{predictor.path}: predicts the tracks {of_model.track_names}, the dataset has {card.track_names}; "
             "evaluate a model on a dataset with its own tracks"
         )
-    if of_model.geometry.window_bp != card.geometry.window_bp or of_model.target_shape != card.target_shape:
+    if dataclasses.replace(of_model.geometry, margin_bp=0) != dataclasses.replace(card.geometry, margin_bp=0):
         raise InputError(
             f"{predictor.path}: has the geometry {of_model.geometry}, the dataset {card.geometry}; "
             "build the dataset with the model's geometry"
         )
-    if of_model.genome.digest == card.genome.digest and of_model.regions["test"] != card.regions["test"]:
-        raise InputError(
-            f"{predictor.path}: its test regions {of_model.regions['test']} are not the dataset's "
-            f"{card.regions['test']}; it may have learned from what would be measured here; "
-            "use datasets made with the same folds"
-        )
+    for ours, theirs in zip(card.tracks, of_model.tracks, strict=True):
+        measured_as = ("statistic", "uncovered", "smooth_bp")
+        if any(getattr(ours, name) != getattr(theirs, name) for name in measured_as):
+            raise InputError(
+                f"{predictor.path}: learned track {ours.name} as {[getattr(theirs, name) for name in measured_as]}, "
+                f"the dataset has it as {[getattr(ours, name) for name in measured_as]} ({', '.join(measured_as)}); "
+                "build the dataset with the model's track settings"
+            )
+
+
+def _check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
+    """Raise InputError where a region to be measured is one the model learned from, or was selected on."""
+    of_model, lengths = predictor.card, card.genome.contig_lengths
+    seen_splits = {"train": (), "valid": ("train",), "test": ("train", "valid")}[split]
+    for text in card.regions[split]:
+        region = parse_region(text, lengths)
+        if of_model.genome.contig_digests.get(region.contig) != card.genome.contig_digests[region.contig]:
+            continue  # a contig of another genome, or of the same name with other bases
+        for name in seen_splits:
+            for other in (parse_region(seen, of_model.genome.contig_lengths) for seen in of_model.regions[name]):
+                if other.contig == region.contig and other.start < region.end and region.start < other.end:
+                    raise InputError(
+                        f"{predictor.path}: {other} is in its {name} split, and {region} would be measured as {split}; "
+                        "use a dataset made with the same folds"
+                    )
 
 
 def _new_sums(card: Card) -> dict[str, TrackSums]:

@@ -85,6 +85,7 @@ class _Scorer:
 
     def __init__(self, job: ScoreJob, bundle_dir: Path, contig_names: dict[str, str]) -> None:
         torch.set_num_threads(max(1, int(job.cluster.cpus_per_actor)))
+        torch.backends.cudnn.allow_tf32 = False  # full float32: differences of near-equal numbers are the product
         self._job = job
         self._predictor = Predictor(bundle_dir, device="cuda" if job.cluster.gpus_per_actor else "cpu")
         self._reference = Reference(data_path(job.fasta, job.data_dir))
@@ -187,11 +188,12 @@ def score(job: ScoreJob, *, bundle_dir: Path, model: ModelSource, report: Report
             f"set it to {window_bp - window_bp // 2} or less"
         )
     record = dataclasses.asdict(job)
-    for key in ("out", "data_dir", "cluster", "model"):
+    for key in ("out", "data_dir", "cluster", "model", "vcf", "tsv"):  # what says nothing of the scores themselves
         del record[key]
     plan = {"job": record, "model": predictor.digest, "genome": reference.digest, "cisray": __version__}
     staging = open_staging(out, plan | {"variants": file_identity(variants_path)})
     if staging is None:
+        _export(job, out, variants_path)
         return out
     planned = _plan_blocks(staging, variants_path, block_rows=job.block_rows, report=report)
     contig_names = _contig_names(variants_path, planned["contigs"], reference)
@@ -224,8 +226,8 @@ def score(job: ScoreJob, *, bundle_dir: Path, model: ModelSource, report: Report
             variants=VariantSource(file=variants_path.name, digest=planned["digest"]),
         ),
     )
-    _export(job, staging, variants_path)
     staging.finish()
+    _export(job, out, variants_path)
     return out
 
 
@@ -312,9 +314,10 @@ def _make_manifest(
     )
 
 
-def _export(job: ScoreJob, staging: Staging, variants_path: Path) -> None:
-    """Write the other formats that the job asks for."""
-    if job.vcf:
-        write_vcf(staging.path, variants_path, staging.path / "scores.vcf.gz")
-    if job.tsv:
-        write_tsv(staging.path, staging.path / "scores.tsv")
+def _export(job: ScoreJob, scores_dir: Path, variants_path: Path) -> None:
+    """Write the other formats that the job asks for and that are not there yet."""
+    vcf_path, tsv_path = scores_dir / "scores.vcf.gz", scores_dir / "scores.tsv"
+    if job.vcf and not vcf_path.exists():
+        write_vcf(scores_dir, variants_path, vcf_path)
+    if job.tsv and not tsv_path.exists():
+        write_tsv(scores_dir, tsv_path)

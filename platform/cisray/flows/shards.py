@@ -5,11 +5,12 @@ writes a receipt with its checksum. A rerun of the same plan skips tasks whose r
 staging folder beside `out`, which takes `out`'s name when all is done: so `out` is whole or is not there.
 """
 
+import fcntl
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import ray.data
@@ -20,11 +21,13 @@ from cisray.flows.cluster import ClusterSpec
 from cisray.progress import Progress, Report
 
 PLAN_NAME = ".plan.json"
+LOCK_NAME = ".lock"
 RECEIPTS = "receipts"
 PLANNED = "planned"
 RAY_TRAIN = "ray"
 # Folders that serve a run and are no part of its result.
 SCAFFOLDING = (RECEIPTS, PLANNED, RAY_TRAIN)
+# A block of Ray Data comes out when all its rows are done, so each task is one; this many blocks are planned at once.
 MOST_BLOCKS = 1000
 
 
@@ -63,10 +66,13 @@ class Staging(NamedTuple):
 
     path: Path
     out: Path
+    lock: IO[str]
+    """Held open: the lock goes with it, or with the process."""
 
     def finish(self) -> None:
         """Give the folder its name, then drop what only a rerun needs: to die in between leaves a whole result."""
         replace_folder(self.path, self.out)
+        self.lock.close()
         _drop_scaffolding(self.out)
 
 
@@ -74,6 +80,7 @@ def _drop_scaffolding(out: Path) -> None:
     """Remove a finished run's receipts and checkpoints, and folders that are empty without them."""
     for name in SCAFFOLDING:
         shutil.rmtree(out / name, ignore_errors=True)
+    (out / LOCK_NAME).unlink(missing_ok=True)
     for folder in sorted(out.rglob("*"), reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -83,7 +90,8 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
     """Return the folder to work in, with what an interrupted run of the same plan left; None if `out` is already done.
 
     Raises:
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, unfinished work of other settings lies beside it, or another process
+            works on it.
     """
     digest = value_digest(plan)
     if out.exists():
@@ -97,13 +105,29 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
         )
     staging = out.with_name(f"{out.name}.unfinished")
     made_by = staging / PLAN_NAME
-    if staging.exists() and not (made_by.exists() and read_json(made_by, what="plan")["digest"] == digest):
-        shutil.rmtree(staging)  # another plan's shards: nothing of it can be used
+    is_ours = made_by.exists() and read_json(made_by, what="plan")["digest"] == digest
+    if staging.exists() and any(staging.iterdir()) and not is_ours:
+        raise InputError(
+            f"{staging}: holds unfinished work of other settings, inputs or another version; remove it to begin anew, "
+            "take the settings back to go on with it, or name another place with --set out=..."
+        )
     staging.mkdir(parents=True, exist_ok=True)
+    lock = _lock(staging)
     for leftover in staging.rglob(".*.tmp"):  # a killed worker's half-written file
         leftover.unlink()
     write_json(made_by, {"digest": digest})
-    return Staging(staging, out)
+    return Staging(staging, out, lock)
+
+
+def _lock(staging: Path) -> IO[str]:
+    """Keep other processes out of a staging folder; raise InputError where one is in it."""
+    handle = (staging / LOCK_NAME).open("w")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise InputError(f"{staging}: another process works on it; wait for it, or end it first") from None
+    return handle
 
 
 def file_identity(path: Path) -> dict[str, Any]:
@@ -141,17 +165,16 @@ def run_tasks(
             receipts[task.name] = receipt
     open_tasks = [task for task in tasks if task.name not in receipts]
     report(Progress(stage, len(receipts), len(tasks), "shards", {"already_done": len(receipts)}))
-    if open_tasks:
-        pipeline = ray.data.from_items(
-            [task._asdict() for task in open_tasks], override_num_blocks=min(len(open_tasks), MOST_BLOCKS)
-        ).map(
+    rows = 0
+    for first in range(0, len(open_tasks), MOST_BLOCKS):
+        part = open_tasks[first : first + MOST_BLOCKS]
+        pipeline = ray.data.from_items([task._asdict() for task in part], override_num_blocks=len(part)).map(
             _DoTask,
             fn_constructor_args=(make_worker, str(staging.path)),
-            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(open_tasks))),
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(part))),
             num_cpus=cluster.cpus_per_actor,
             num_gpus=cluster.gpus_per_actor,
         )
-        rows = 0
         for outcome in pipeline.iter_rows():
             if outcome["error"]:
                 raise InputError(outcome["error"])

@@ -1,6 +1,7 @@
 """Train a network on a dataset: Ray Data reads, Ray Train's workers learn, checkpoints carry a run over any death."""
 
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -21,9 +22,10 @@ from cisray import __version__
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig, fit_ridge
 from cisray.bundle import ModelConfig, build_network, write_bundle
 from cisray.config import STRICT
-from cisray.datasets.reading import Order, cut_batches, find_position, read_order, read_pool
+from cisray.datasets.reading import Order, Pool, RowGroup, cut_batches, find_position, read_order, read_pool
 from cisray.datasets.schema import Card, decode_examples, read_card, verify_dataset
 from cisray.errors import InputError
+from cisray.files import read_json
 from cisray.flows.cluster import ClusterSpec, cluster, relayed
 from cisray.flows.shards import RAY_TRAIN, open_staging
 from cisray.models.layers import Network, TrackHead
@@ -85,10 +87,12 @@ class Trained(NamedTuple):
     bundle_dir: Path
     metrics: dict[str, Any]
     """As in the bundle's metrics.json."""
+    was_done: bool
+    """Whether an earlier call had finished it."""
 
 
-def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
-    """Train the job's model, or go on with it, and return its bundle; None if it was already done.
+def train(job: TrainJob, *, report: Report = silent) -> Trained:
+    """Train the job's model, or go on with it, and return its bundle.
 
     Raises:
         InputError: the dataset is not whole, or the settings do not fit it.
@@ -103,7 +107,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
         )
     staging = open_staging(out, _plan(job, card))
     if staging is None:
-        return None
+        return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=True)
     verify_dataset(dataset_dir, card)
     with cluster(job.cluster), relayed(report) as remote_report:
         trainer = ray.train.torch.TorchTrainer(
@@ -126,7 +130,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained | None:
         for file in (Path(folder) / "bundle").iterdir():
             shutil.copy(file, staging.path / file.name)
     staging.finish()
-    return Trained(out, dict(result.metrics))
+    return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
@@ -209,6 +213,7 @@ def _report_checkpoint(
                 config=job.model,
                 card=card,
                 metrics=metrics,
+                made_by=_plan(job, card),
             )
             if isinstance(learner, Learner):
                 write_learner(Path(folder) / "learner", learner)
@@ -271,11 +276,11 @@ def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
 def _stream(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen: int = 0) -> Iterator[Batch]:
     """Let Ray Data read the pools of an epoch ahead of the training, and cut them into batches, in order."""
     start = find_position(order, epoch, rows_seen)
-    indices = range(start.pool, len(order.pools(epoch)))
-    if not indices:
+    items = [{"pool": json.dumps(pool)} for pool in order.pools(epoch)[start.pool :]]
+    if not items:
         return
-    pools = ray.data.from_items([{"pool": index} for index in indices], override_num_blocks=len(indices)).map_batches(
-        partial(_read_pools, order, epoch), batch_size=1, num_cpus=0.25
+    pools = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _read_pools, batch_size=1, num_cpus=0.25
     )
     pools.context.execution_options.preserve_order = True
     tables = pools.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
@@ -284,6 +289,7 @@ def _stream(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen:
         yield torch.from_numpy(codes.copy()), torch.from_numpy(targets.copy())  # Arrow's memory is read-only
 
 
-def _read_pools(order: Order, epoch: int, batch: dict[str, Any]) -> pa.Table:
-    """Read the one pool named in a batch of one row."""
-    return read_pool(order, epoch, int(batch["pool"][0])).select(["sequence", "target"])
+def _read_pools(batch: dict[str, Any]) -> pa.Table:
+    """Read the one pool told in a batch of one row."""
+    groups, seed = json.loads(batch["pool"][0])
+    return read_pool(Pool([RowGroup(*group) for group in groups], seed)).select(["sequence", "target"])

@@ -40,8 +40,9 @@ def score_pairs(
     """Score alternate against reference windows, codes [B, L] each, in forwards of one shape.
 
     Every forward has `batch_size` rows, `batch_size - 1` of them pairs: kernels chosen by batch size must
-    not pass for effects. The last row of each batch is a null variant, the batch's first reference in both
-    forwards, and what it scores is the noise floor. A short batch is filled with its own first pair.
+    not pass for effects. The last row of each batch is a null variant: the batch's first reference, read as the last
+    row of the alternates and compared with the first row of the references, so that rounding which depends on a row's
+    place shows. What it scores is the noise floor. A short batch is filled with its own first pair.
 
     With "both", the reverse complement is read too: its bins are flipped and track t is taken from
     track swap[t] (int [T]; None where no track has a strand); scores are made per pass, then averaged.
@@ -97,7 +98,7 @@ def _predict_pair(predict: Predict, reference: Tensor, alternate: Tensor) -> tup
                 f"the model gave predictions {tuple(predictions.shape)} for {len(reference)} windows; "
                 f"wanted [{len(reference)}, bins, tracks]"
             )
-    return pair
+    return torch.cat([pair[0][:-1], pair[0][:1]]), pair[1]  # the null variant's reference is read as the first row
 
 
 def _predict_pair_reversed(

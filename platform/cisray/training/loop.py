@@ -182,11 +182,12 @@ def fit(
         row |= validate(learner.network, feed, workers=workers)
         learned = learner.learned
         learner.keep_best(row["valid.pearson"])
+        figures = {name: value for name, value in row.items() if isinstance(value, float)}
+        del row["examples_per_s"]  # a run's speed is no part of its result
         learned.history.append({"epoch": learned.epoch, "step": learned.step} | row)
         learned.epoch += 1
         learned.step_in_epoch = 0
         learned.losses = []
-        figures = {name: value for name, value in row.items() if isinstance(value, float)}
         report(Progress("valid", learned.step, total_steps, "steps", figures | {"epoch": learned.epoch}))
         save(learner)
 
