@@ -46,10 +46,10 @@ lint: setup
 	$(BIN)/mypy
 
 core: setup
-	$(BIN)/pytest -m 'not ray'
+	$(BIN)/pytest -m 'not ray' -n 2
 
 test: lint
-	$(BIN)/pytest -m 'not ray' --durations=5
+	$(BIN)/pytest -m 'not ray' -n 2 --durations=5
 	$(BIN)/pytest -m ray --durations=10
 
 bench: setup
