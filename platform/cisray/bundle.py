@@ -27,9 +27,10 @@ from cisray.datasets.schema import Card, card_from_dict, card_to_dict
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
+from cisray.genome.sequence import UNKNOWN
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig, build_basenji
-from cisray.training.batches import UNKNOWN, reverse_complement, swap_strands
+from cisray.training.batches import reverse_complement, swap_strands
 
 SCHEMA_VERSION = 1
 

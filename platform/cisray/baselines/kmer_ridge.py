@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from cisray.config import STRICT
 from cisray.errors import InputError
+from cisray.genome.sequence import UNKNOWN
 from cisray.geometry import Geometry
-
-UNKNOWN = 4  # the code of N
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -15,7 +15,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_maximum_startup_concurrency": str(max(4, os.cpu_count() or 1)),  # as many as logical CPUs; it warns at 4 times
+    # said of every small machine, and into the middle of the output
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ prints harmless errors over the progress bars
 }
 

@@ -32,7 +32,7 @@ from cisray.models.layers import Network, TrackHead
 from cisray.progress import Progress, Report, silent
 from cisray.training.batches import cut_windows
 from cisray.training.checkpoints import read_learner, write_learner
-from cisray.training.loop import Batch, Feed, Learner, TrainSpec, Workers, fit, validate
+from cisray.training.loop import Batch, Feed, Learner, TrainSpec, Workers, check_shift, fit, validate
 from cisray.training.metrics import DEFINITIONS
 
 # A lost worker restarts its group from the last checkpoint, this often.
@@ -100,11 +100,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
     dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
     job = dataclasses.replace(job, dataset=str(dataset_dir))  # Ray's workers have a working directory of their own
     card = read_card(dataset_dir)
-    if job.training.shift_bp > card.geometry.margin_bp:
-        raise InputError(
-            f"training: shift_bp={job.training.shift_bp}, but {dataset_dir} stores a margin of "
-            f"{card.geometry.margin_bp} bp; lower the shift, or build the dataset with a larger geometry.margin_bp"
-        )
+    check_shift(job.training, card.geometry.margin_bp)
     staging = open_staging(out, _plan(job, card))
     if staging is None:
         return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=True)

@@ -159,7 +159,7 @@ def table_schema(scores: Sequence[str], tracks: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [
             pa.field("chrom", pa.string(), nullable=False),
-            pa.field("pos", pa.int32(), nullable=False),
+            pa.field("pos", pa.int64(), nullable=False),
             pa.field("id", pa.string(), nullable=False),
             pa.field("ref", pa.string(), nullable=False),
             pa.field("alt", pa.string(), nullable=False),
@@ -199,7 +199,7 @@ def build_table(
     all_starts[scored] = window_starts
     columns = [
         pa.array([row.contig for row in rows], pa.string()),
-        pa.array([row.pos for row in rows], pa.int32()),
+        pa.array([row.pos for row in rows], pa.int64()),
         pa.array([row.id for row in rows], pa.string()),
         pa.array([row.ref for row in rows], pa.string()),
         pa.array([row.alt for row in rows], pa.string()),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-UNKNOWN = 4  # the code of N
+from cisray.genome.sequence import UNKNOWN
 
 
 def reverse_complement(codes: Tensor) -> Tensor:

@@ -151,6 +151,15 @@ class Learner:
         return learned.epoch >= self.spec.epochs or (learned.best_epoch >= 0 and waited >= self.spec.patience)
 
 
+def check_shift(spec: TrainSpec, margin_bp: int) -> None:
+    """Raise InputError where examples would be shifted by more than the margin that the dataset stores."""
+    if spec.shift_bp > margin_bp:
+        raise InputError(
+            f"training: shift_bp={spec.shift_bp}, but the dataset stores a margin of {margin_bp} bp; "
+            "lower the shift, or build the dataset with a larger geometry.margin_bp"
+        )
+
+
 def fit(
     learner: Learner,
     feed: Feed,
@@ -165,11 +174,7 @@ def fit(
         InputError: the shift exceeds the margin that the dataset stores.
         FloatingPointError: the loss is not a number any more.
     """
-    if learner.spec.shift_bp > feed.margin_bp:
-        raise InputError(
-            f"training: shift_bp={learner.spec.shift_bp} but the dataset stores a margin of {feed.margin_bp} bp; "
-            "lower the shift, or build the dataset with a larger geometry.margin_bp"
-        )
+    check_shift(learner.spec, feed.margin_bp)
     total_steps = sum(feed.steps(epoch) for epoch in range(learner.spec.epochs))
     if total_steps == 0:
         raise InputError(
