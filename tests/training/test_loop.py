@@ -254,7 +254,7 @@ def test_a_worker_without_validation_rows_still_takes_part(feed):
 
 
 def test_what_cannot_be_trained_is_refused(feed):
-    with pytest.raises(InputError, match="shift_bp=3 but the dataset stores a margin of 2 bp"):
+    with pytest.raises(InputError, match="shift_bp=3, but the dataset stores a margin of 2 bp"):
         fit(Learner(Level(), spec=TrainSpec(shift_bp=3)), feed, save=ignore, report=silent)
     nothing = feed._replace(steps=lambda epoch: 0)
     with pytest.raises(InputError, match="fills no batch for every worker"):
