@@ -29,6 +29,7 @@ DEFAULT_STORE = Path("runs/mlflow.db")
 CHAMPION = "champion"
 DECIDING_METRIC = "valid.pearson"
 DATASET_TAG = "dataset.digest"
+BUNDLE_TAG = "bundle.digest"
 RESUME_TAG = "cisray.resume"
 # MLflow writes longer values to no store.
 MOST_VALUE_LETTERS = 500
@@ -71,7 +72,7 @@ def shown_store() -> str:
 
 def is_registered(digest: str) -> bool:
     """Say whether a bundle is a version of some registered model."""
-    return bool(_client().search_model_versions(f"tags.`bundle.digest` = '{digest}'"))
+    return bool(_client().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"))
 
 
 def _client() -> MlflowClient:
@@ -117,7 +118,7 @@ class TrackedRun:
             source = resolve_dataset_source(str(dataset_dir))
         # MLflow keeps 36 letters of a digest; the tag holds all of it.
         mlflow.log_input(MetaDataset(source, name=name, digest=digest[:36]), context=context)
-        self._client.set_tag(self.run_id, "dataset.digest", digest)
+        self._client.set_tag(self.run_id, DATASET_TAG, digest)
 
     def log_folder(self, folder: Path, *, under: str) -> None:
         """Keep a folder's files with the run."""
@@ -137,7 +138,7 @@ class TrackedRun:
         version = str(
             self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
         )
-        self._client.set_model_version_tag(name, version, "bundle.digest", digest)
+        self._client.set_model_version_tag(name, version, BUNDLE_TAG, digest)
         self._client.set_model_version_tag(name, version, DATASET_TAG, dataset_digest)
         self._client.set_model_version_tag(name, version, DECIDING_METRIC, str(metric))
         verdict, takes_over = self._compare(name, metric, dataset_digest)
@@ -227,7 +228,7 @@ def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:
 def record_evaluation(digest: str, metrics: Mapping[str, float | None]) -> str | None:
     """Add test figures to the run that trained a bundle, and return it if known: recorded, never selected on."""
     client = _client()
-    versions = client.search_model_versions(f"tags.`bundle.digest` = '{digest}'")
+    versions = client.search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'")
     if not versions:
         return None
     run_id = versions[0].run_id

@@ -95,8 +95,7 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
     """
     digest = value_digest(plan)
     if out.exists():
-        made_by = out / PLAN_NAME
-        if made_by.exists() and read_json(made_by, what="plan")["digest"] == digest:
+        if _is_of_plan(out, digest):
             _drop_scaffolding(out)
             return None
         raise InputError(
@@ -104,9 +103,7 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
             "remove it, or name another place with --set out=..."
         )
     staging = out.with_name(f"{out.name}.unfinished")
-    made_by = staging / PLAN_NAME
-    is_ours = made_by.exists() and read_json(made_by, what="plan")["digest"] == digest
-    if staging.exists() and any(staging.iterdir()) and not is_ours:
+    if staging.exists() and any(staging.iterdir()) and not _is_of_plan(staging, digest):
         raise InputError(
             f"{staging}: holds unfinished work of other settings, inputs or another version; remove it to begin anew, "
             "take the settings back to go on with it, or name another place with --set out=..."
@@ -115,8 +112,14 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
     lock = _lock(staging)
     for leftover in staging.rglob(".*.tmp"):  # a killed worker's half-written file
         leftover.unlink()
-    write_json(made_by, {"digest": digest})
+    write_json(staging / PLAN_NAME, {"digest": digest})
     return Staging(staging, out, lock)
+
+
+def _is_of_plan(folder: Path, digest: str) -> bool:
+    """Say whether a folder holds work of the plan with this digest."""
+    path = folder / PLAN_NAME
+    return path.exists() and bool(read_json(path, what="plan")["digest"] == digest)
 
 
 def _lock(staging: Path) -> IO[str]:
