@@ -1,4 +1,8 @@
+import gzip
+import math
 import pickle
+import warnings
+from statistics import median
 
 import numpy as np
 import pyBigWig
@@ -8,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cisray.errors import InputError
-from cisray.genome.tracks import SignalFile, bin_values, smooth, write_signal
+from cisray.genome.tracks import CoverageFile, SignalFile, bin_values, open_signal, smooth, write_signal
 
 NAN = np.nan
+STATISTICS = ["sum", "mean", "max", "median"]
+FLOATS = st.floats(-1000, 1000, width=32)
 signals = arrays.arrays(
     np.float32,
     st.integers(0, 80),
@@ -53,6 +59,10 @@ def test_an_unknown_contig_and_a_turned_interval_are_refused(tmp_path):
             signal.values("chr1", 0, 10)
         with pytest.raises(InputError, match="c1:10-9 starts after its end"):
             signal.values("c1", 10, 9)
+        with pytest.raises(InputError, match=r"f\.bw: no contig 'chr1'"):
+            signal.bins("chr1", 0, 1, 8, statistic="sum", uncovered="zero")
+        with pytest.raises(InputError, match="'least' is not one of sum"):
+            signal.bins("c1", 0, 1, 8, statistic="least", uncovered="zero")
 
 
 def test_a_missing_or_other_file_is_refused(tmp_path):
@@ -63,9 +73,46 @@ def test_a_missing_or_other_file_is_refused(tmp_path):
         SignalFile(tmp_path / "g.bw")
 
 
-def test_an_open_file_is_not_sent_to_another_process(tmp_path):
-    with SignalFile(write(tmp_path / "f.bw", [("c1", 3, [1.0])])) as signal, pytest.raises(TypeError, match="pickle"):
-        pickle.dumps(signal)
+def test_a_file_is_sent_to_another_process_as_its_name(tmp_path):
+    (tmp_path / "f.bdg").write_text("c1\t3\t5\t2.5\n" * 1)
+    for signal in (SignalFile(write(tmp_path / "f.bw", [("c1", 3, [2.5, 2.5])])), CoverageFile(tmp_path / "f.bdg")):
+        sent = pickle.dumps(signal)
+        assert len(sent) < 1000
+        assert np.array_equal(pickle.loads(sent).values("c1", 2, 6), [NAN, 2.5, 2.5, NAN], equal_nan=True)
+
+
+def test_the_format_is_told_by_content_and_name(tmp_path):
+    (tmp_path / "f.bed").write_bytes(write(tmp_path / "f.bw", [("c1", 3, [1.0])]).read_bytes())
+    (tmp_path / "g.BED.gz").write_bytes(gzip.compress(b"c1\t3\t5\n"))
+    (tmp_path / "h.bedGraph").write_text("c1\t3\t5\t7\n")
+    (tmp_path / "i.wig").write_text("fixedStep chrom=c1 start=1 step=1\n1\n")
+    for name, kind in [("f.bw", SignalFile), ("f.bed", SignalFile), ("g.BED.gz", CoverageFile)]:
+        with open_signal(tmp_path / name) as signal:
+            assert type(signal) is kind
+            assert signal.path == tmp_path / name
+            assert signal.values("c1", 3, 4).tolist() == [1]
+    assert open_signal(str(tmp_path / "h.bedGraph")).values("c1", 3, 4).tolist() == [7]
+    with pytest.raises(InputError, match=r"i\.wig: not a bigWig file, .*\.bedgraph and \.bed"):
+        open_signal(tmp_path / "i.wig")
+    with pytest.raises(InputError, match=r"j\.bed: no such file, but a bedGraph or BED"):
+        open_signal(tmp_path / "j.bed")
+
+
+def test_lengths_are_checked_and_taken(tmp_path):
+    bigwig = SignalFile(write(tmp_path / "f.bw", [("c1", 3, [1.0])]))
+    bigwig.check_lengths({"c1": 1000, "c9": 5})
+    with pytest.raises(InputError, match=r"f\.bw: contig 'c2' has 500 bases there and 501 in the genome"):
+        bigwig.check_lengths({"c1": 1000, "c2": 501})
+    (tmp_path / "f.bed").write_text("c1\t0\t4\nc1\t3\t5\nc2\t0\t9\n")
+    bed = open_signal(tmp_path / "f.bed")
+    assert bed.contig_lengths == {"c1": None, "c2": None}
+    assert bed.values("c1", -2, 8).tolist()[2:] == [1, 1, 1, 2, 1, 0, 0, 0]
+    assert np.isnan(bed.values("c1", -2, 8)[:2]).all()
+    with pytest.raises(InputError, match=r"f\.bed: line 3 \('c2\\t0\\t9'\) ends beyond c2, which has 8 bases"):
+        bed.check_lengths({"c1": 6, "c2": 8})
+    bed.check_lengths({"c1": 6})
+    assert bed.contig_lengths == {"c1": 6, "c2": None}
+    assert np.array_equal(bed.values("c1", 3, 8), [2, 1, 0, NAN, NAN], equal_nan=True)
 
 
 def test_steps_are_written_as_they_stand(tmp_path):
@@ -152,6 +199,8 @@ def test_smoothing_carries_no_error_from_afar():
         ("sum", "mask", [6, 12, NAN]),
         ("mean", "mask", [1.5, 3, NAN]),
         ("max", "mask", [3, 6, NAN]),
+        ("median", "zero", [1.5, 0, 0]),
+        ("median", "mask", [1.5, 3, NAN]),
     ],
 )
 def test_bins_by_eye(statistic, uncovered, expected):
@@ -167,11 +216,7 @@ def test_the_greatest_of_negative_values_is_negative_unless_uncovered_bases_are_
     assert bin_values(values, 4, "max", "zero").tolist() == [0]
 
 
-@settings(deadline=None, max_examples=50)
-@given(signals, st.integers(1, 9), st.sampled_from(["sum", "mean", "max"]), st.sampled_from(["zero", "mask"]))
-@example(np.full(4, 16_777_217, np.float32), 4, "sum", "mask")
-def test_bins_are_a_slow_loop(values, bin_bp, statistic, uncovered):
-    values = values[: len(values) // bin_bp * bin_bp]
+def slow_bins(values, bin_bp, statistic, uncovered):
     expected = []
     for start in range(0, len(values), bin_bp):
         bases = [float(value) for value in values[start : start + bin_bp]]
@@ -182,11 +227,88 @@ def test_bins_are_a_slow_loop(values, bin_bp, statistic, uncovered):
             expected.append(NAN)
         elif statistic == "max":
             expected.append(max(bases))
+        elif statistic == "median":
+            expected.append(median(bases))
         else:
-            mean = sum(bases) / len(bases)
+            mean = math.fsum(bases) / len(bases)
             expected.append(mean * bin_bp if statistic == "sum" else mean)
+    return np.array(expected, np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(signals, st.integers(1, 40), st.sampled_from(STATISTICS), st.sampled_from(["zero", "mask"]))
+@example(np.full(4, 16_777_217, np.float32), 4, "sum", "mask")
+def test_bins_are_a_slow_loop(values, bin_bp, statistic, uncovered):
+    values = values[: len(values) // bin_bp * bin_bp]
     found = bin_values(values, bin_bp, statistic, uncovered)
-    np.testing.assert_allclose(found, np.array(expected, np.float32), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found, slow_bins(values, bin_bp, statistic, uncovered), rtol=1e-6, atol=1e-6)
+
+
+def test_a_sum_beyond_float32_is_infinite():
+    assert bin_values(np.full(4, 3e38, np.float32), 2, "sum", "mask").tolist() == [np.inf, np.inf]
+    assert bin_values(np.full(4, 3e38, np.float32), 2, "mean", "mask").tolist() == [np.float32(3e38)] * 2
+
+
+@pytest.mark.parametrize("bin_bp", [1, 2, 32, 33, 128, 40_000])
+def test_bins_of_long_stretches_are_numpys(bin_bp):
+    random = np.random.default_rng(bin_bp)
+    values = random.normal(0, 100, 120_000 // bin_bp * bin_bp).astype(np.float32)
+    values[random.random(len(values)) < 0.001] = NAN
+    values[50_000:70_000] = NAN
+    table = values.reshape(-1, bin_bp).astype(np.float64)
+    zeros = np.nan_to_num(table)
+    for statistic, reduce in [("sum", np.sum), ("mean", np.mean), ("max", np.max), ("median", np.median)]:
+        found = bin_values(values, bin_bp, statistic, "zero")
+        np.testing.assert_allclose(found, reduce(zeros, axis=1).astype(np.float32), rtol=2e-7, atol=1e-12)
+    with warnings.catch_warnings(action="ignore"):  # of empty rows
+        expected = np.nanmean(table, axis=1).astype(np.float32)
+    np.testing.assert_allclose(bin_values(values, bin_bp, "mean", "mask"), expected, rtol=2e-7, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9), st.one_of(st.just(NAN), FLOATS)), max_size=30),
+    st.integers(1, 20),
+    st.integers(-30, 120),
+    st.integers(0, 12),
+    st.sampled_from(STATISTICS),
+    st.sampled_from(["zero", "mask"]),
+)
+def test_bins_of_a_file_are_those_of_its_values(tmp_path, runs, bin_bp, start, bins, statistic, uncovered):
+    starts, ends, values, position = [], [], [], 0
+    for gap, width, value in runs:
+        starts.append(position + gap)
+        ends.append(position := position + gap + width)
+        values.append(value)
+    truth = np.full(max(position, 1), NAN, np.float32)  # a contig that may end inside the interval
+    for first, last, value in zip(starts, ends, values, strict=True):
+        truth[first:last] = value
+    file = pyBigWig.open(str(tmp_path / "f.bw"), "w")
+    file.addHeader([("other", 5), ("c", len(truth))])
+    if runs:
+        file.addEntries(["c"] * len(runs), starts, ends=ends, values=values)
+    file.close()
+    kept = [row for row in zip(starts, ends, values, strict=True) if not np.isnan(row[2])]
+    (tmp_path / "f.bdg").write_text(
+        "".join(f"c {first} {last} {value!r}\n" for first, last, value in kept) or "d 1 2 3\n"
+    )
+    read = [SignalFile(tmp_path / "f.bw")]
+    if kept:
+        read.append(CoverageFile(tmp_path / "f.bdg"))
+        read[1].check_lengths({"c": len(truth)})
+    end = start + bins * bin_bp
+    padded = np.full(end - start, NAN, np.float32)
+    inside = slice(max(start, 0), max(min(end, len(truth)), 0))
+    covered = truth[inside]
+    padded[inside.start - start :][: len(covered)] = covered
+    expected = padded.copy()
+    if uncovered == "zero":
+        expected[inside.start - start :][: len(covered)] = np.nan_to_num(covered)
+    for signal in read:
+        assert np.array_equal(signal.values("c", start, end), padded, equal_nan=True)
+        found = signal.bins("c", start, bins, bin_bp, statistic=statistic, uncovered=uncovered)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, slow_bins(expected, bin_bp, statistic, "mask"), rtol=1e-6, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -210,7 +332,7 @@ def test_bins_are_those_of_the_library(tmp_path, values, bin_bp):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((8, "median", "zero"), "'median' is not one of sum, mean, max"),
+        ((8, "least", "zero"), "'least' is not one of sum, mean, max, median"),
         ((8, "mean", "skip"), "'skip' is not one of zero, mask"),
         ((7, "mean", "zero"), "16 bases do not fill bins of 7 bp"),
         ((0, "mean", "zero"), "16 bases do not fill bins of 0 bp"),
