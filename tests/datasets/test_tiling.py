@@ -1,3 +1,5 @@
+import dataclasses
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -5,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cisray.datasets.draws import locus_draws
 from cisray.datasets.folds import SPLITS, FoldSpec, Region, assign_regions
+from cisray.datasets.regions import Masks, Spans
 from cisray.datasets.tiling import Shard, WindowSpec, tile
 from cisray.errors import InputError
 from cisray.genome.intervals import Interval
@@ -53,7 +57,7 @@ def test_shards_hold_about_shard_bp_and_name_what_they_cover():
 
 
 @st.composite
-def tilings(draw):
+def tilings(draw, **fields):
     """Draw a genome, regions that share it out, a geometry and a way to lay windows."""
     genome, regions = {}, []
     for number in range(draw(st.integers(1, 2))):
@@ -79,6 +83,7 @@ def tilings(draw):
         eval_stride_bp=draw(strides),
         edges=draw(st.sampled_from(["inside", "pad"])),
         shard_bp=draw(st.integers(1, 50)),
+        **fields,
     )
     return genome, regions, geometry, spec
 
@@ -153,9 +158,188 @@ def test_a_split_without_a_window_is_refused():
         ({"stride_bp": 0}, "stride_bp=0"),
         ({"eval_stride_bp": -1}, "eval_stride_bp=-1"),
         ({"shard_bp": 0}, "shard_bp=0"),
+        ({"snap_bp": 0}, "snap_bp=0"),
+        ({"sample_fraction": 0.0}, r"sample_fraction=0\.0; wanted a share above 0"),
         ({"max_n_fraction": 1.1}, r"max_n_fraction=1\.1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):  # pydantic's, as these are built by hand
         WindowSpec(**fields)
+
+
+def spans(*pairs):
+    return Spans(*np.array(pairs, np.int64).T)
+
+
+def windows_of(tiling):
+    return [(shard.contig, start, shard.split) for shard in tiling.shards for start in shard.starts]
+
+
+def test_a_shard_is_the_same_after_a_journey_as_plain_values():
+    shard = Shard("chr1", -5, 0, 3, "train", 0, (0, 4, 10))
+    assert shard.starts == [-5, -1, 5]
+    assert shard.name == "part-chr1--000000005"
+    again = Shard(**json.loads(json.dumps(shard._asdict())))
+    assert (again.starts, again.name) == (shard.starts, shard.name)
+
+
+@settings(max_examples=100)
+@given(tilings(sample_fraction=0.5, seed=3), st.data())
+def test_windows_are_left_out_one_by_one_and_counted(drawn, data):
+    genome, regions, geometry, spec = drawn
+    masks = Masks(
+        unmappable={
+            contig: spans((0, 0), *([(4, 4 + data.draw(st.integers(0, 12)))] if length > 20 else []))
+            for contig, length in genome.items()
+        },
+        max_unmappable_fraction=data.draw(st.sampled_from([0.0, 0.5, 0.9])),
+    )
+    whole = dataclasses.replace(spec, sample_fraction=1.0)
+    laid = tile(regions, genome, geometry=geometry, spec=whole)
+    kept, dropped = [], {split: [0, 0] for split in SPLITS}
+    for contig, start, split in windows_of(laid):
+        lost = masks.unmappable_fraction(contig, np.array([start]), geometry)[0] > masks.max_unmappable_fraction
+        missed = locus_draws(contig, np.array([start]), seed=3)[0] >= 0.5
+        dropped[split][0] += bool(lost)
+        dropped[split][1] += bool(missed and not lost)
+        kept += [] if lost or missed else [(contig, start, split)]
+    if {split for _, _, split in kept} != set(SPLITS):
+        with pytest.raises(InputError, match=r"split has no window of .* left out were windows "):
+            tile(regions, genome, geometry=geometry, spec=spec, masks=masks)
+        return
+    tiling = tile(regions, genome, geometry=geometry, spec=spec, masks=masks)
+    assert windows_of(tiling) == kept
+    assert len({shard.name for shard in tiling.shards}) == len(tiling.shards)
+    assert all(shard.num_windows == len(shard.starts) > 0 for shard in tiling.shards)
+    for split, counts in dropped.items():
+        told = tiling.dropped[split]
+        reasons = ["with too many unmappable bins", "not sampled"]
+        assert [told[reason] for reason in reasons] == counts
+    covered = {contig: np.zeros(length, bool) for contig, length in genome.items()}
+    for contig, start, _ in kept:
+        covered[contig][max(0, start + geometry.crop_bp) : max(0, start + geometry.window_bp - geometry.crop_bp)] = True
+    for split in SPLITS:
+        bare = [~covered[r.interval.contig][r.interval.start : r.interval.end] for r in regions if r.split == split]
+        assert tiling.uncovered_bp[split] == sum(int(one.sum()) for one in bare)
+    assert tiling.unassigned_bp == sum(genome.values()) - sum(region.interval.width for region in regions)
+
+
+@settings(max_examples=200)
+@given(tilings(), st.integers(1, 12))
+def test_windows_start_on_the_grid_and_as_many_as_fit(drawn, snap_bp):
+    genome, regions, geometry, spec = drawn
+    strides = {
+        name: None if getattr(spec, name) is None else getattr(spec, name) * snap_bp
+        for name in ("stride_bp", "eval_stride_bp")
+    }
+    spec = dataclasses.replace(spec, snap_bp=snap_bp, **strides)
+    if any(spec.stride_of(split, geometry) % snap_bp for split in ("train", "valid")):
+        with pytest.raises(InputError, match=f"are no multiple of snap_bp={snap_bp}; set (eval_)?stride_bp to one"):
+            tile(regions, genome, geometry=geometry, spec=spec)
+        return
+    try:
+        tiling = tile(regions, genome, geometry=geometry, spec=spec)
+    except InputError:  # the roomy contigs have no window where the grid is coarse and windows are long
+        return
+    found = windows_of(tiling)
+    assert all(start % snap_bp == 0 for _, start, _ in found)
+    assert len({shard.name for shard in tiling.shards}) == len(tiling.shards)
+    for region in regions:
+        interval, margin = region.interval, geometry.margin_bp
+        starts = [start for contig, start, _ in found if contig == interval.contig]
+        starts = [start for start in starts if interval.start <= start + geometry.crop_bp < interval.end or start < 0]
+        if spec.edges == "inside":
+            first = interval.start + margin if interval.start else 0
+            first += -first % snap_bp
+            last = interval.end - (margin if interval.end < genome[interval.contig] else 0) - geometry.window_bp
+            starts = [start for start in starts if interval.start <= start <= interval.end - geometry.window_bp]
+            assert starts == list(range(first, last + 1, spec.stride_of(region.split, geometry)))
+        for start in starts:  # a padded window predicts at least one base of its contig
+            assert start + geometry.crop_bp + geometry.target_bp > 0
+
+
+def test_padding_begins_early_enough_for_the_grid_to_predict_the_first_base():
+    geometry = Geometry(window_bp=40, bin_bp=5, crop_bins=3)
+    spec = WindowSpec(edges="pad", snap_bp=10)
+    tiling = tile(assign_regions(FOLDS, GENOME), GENOME, geometry=geometry, spec=spec)
+    assert starts(tiling, "chr2") == [-20, -10, 0, 10]
+    assert tiling.uncovered_bp == dict.fromkeys(SPLITS, 0)
+
+
+def test_which_windows_are_sampled_does_not_depend_on_shards_or_stride(tmp_path):
+    genome = {"chr1": 60_000, "chr2": 20_000, "chr3": 20_000}
+    regions, geometry = assign_regions(FOLDS, genome), Geometry(window_bp=20, bin_bp=5)
+
+    def sampled(**fields):
+        tiling = tile(regions, genome, geometry=geometry, spec=WindowSpec(sample_fraction=0.3, **fields))
+        return set(windows_of(tiling))
+
+    one = sampled(stride_bp=10, shard_bp=1000)
+    assert len([window for window in one if window[2] == "train"]) == pytest.approx(0.3 * 5998, rel=0.1)
+    assert len([window for window in one if window[2] == "test"]) == pytest.approx(0.3 * 1000, rel=0.2)
+    assert sampled(stride_bp=10, shard_bp=333) == one
+    assert {w for w in sampled(stride_bp=5) if w[1] % 10 == 0 or w[2] != "train"} == one
+    assert sampled(stride_bp=10, seed=1) != one
+
+
+def test_only_windows_that_predict_a_base_of_the_limit_are_kept(tmp_path):
+    (tmp_path / "limit.bed").write_text("1\t14\t15\n1\t49\t51\nchr2\t5\t6\nchr3\t0\t30\nchrX\t0\t5\n")
+    geometry = Geometry(window_bp=20, bin_bp=5, crop_bins=1)
+    spec = WindowSpec(limit="limit.bed")
+    assert spec.files == ("limit.bed",)
+    tiling = tile(assign_regions(FOLDS, GENOME), GENOME, geometry=geometry, spec=spec, data_dir=str(tmp_path))
+    assert starts(tiling, "chr1") == [0, 40]  # they predict 5-15 and 45-55
+    assert starts(tiling, "chr2") == [0]
+    assert starts(tiling, "chr3") == [0, 10]
+    assert {split: told["outside the limit"] for split, told in tiling.dropped.items()} == {
+        "train": 7,
+        "valid": 1,
+        "test": 0,
+    }
+    assert tiling.limit_left_out == {"chrX": 1}
+    (tmp_path / "limit.bed").write_text("chr1\t14\t15\n")
+    with pytest.raises(
+        InputError, match=r"the valid split has no window .* left out were windows outside the limit \(2\)"
+    ):
+        tile(assign_regions(FOLDS, GENOME), GENOME, geometry=geometry, spec=spec, data_dir=str(tmp_path))
+
+
+def listed(*starts, contig="chr1", split="train", end=90):
+    return Region(Interval(contig, max(0, starts[0] + 5), end), split, 0, starts)
+
+
+def test_listed_windows_are_taken_as_they_are():
+    geometry = Geometry(window_bp=20, bin_bp=5, crop_bins=1, margin_bp=3)
+    regions = [listed(-5, 1, 30, 41, 42, end=60), listed(5, 10, contig="chr2", split="valid", end=25)]
+    regions.append(listed(15, contig="chr3", split="test", end=30))
+    spec = WindowSpec(edges="pad", shard_bp=40)
+    tiling = tile(regions, GENOME, geometry=geometry, spec=spec)
+    assert [(s.name, s.stride_bp, s.starts) for s in tiling.shards] == [
+        ("part-chr1--000000005", 0, [-5, 1, 30]),
+        ("part-chr1-0000000041", 1, [41, 42]),
+        ("part-chr2-0000000005", 5, [5, 10]),
+        ("part-chr3-0000000015", 10, [15]),
+    ]
+    assert tiling.uncovered_bp == {"train": 60 - 16 - 10 - 11, "valid": 0, "test": 0}
+    assert tiling.unassigned_bp == 160 - 60 - 15 - 10
+    gaps = Masks(gaps={"chr1": spans((45, 50))})
+    tiling = tile(regions, GENOME, geometry=geometry, spec=spec, masks=gaps)
+    assert starts(tiling, "chr1") == [-5, 1]
+    assert tiling.dropped["train"] == {"across an assembly gap": 3}
+    with pytest.raises(InputError, match=r"window chr1:-5-15 reaches over the ends of chr1, .* take it out"):
+        tile(regions, GENOME, geometry=geometry, spec=WindowSpec())
+    with pytest.raises(InputError, match=r"windows: stride_bp=7, snap_bp=7, but folds.sequences lists the windows"):
+        tile(regions, GENOME, geometry=geometry, spec=WindowSpec(stride_bp=7, snap_bp=7))
+
+
+def test_windows_that_begin_before_their_contig_get_names_of_their_own():
+    geometry = Geometry(window_bp=40, bin_bp=5, crop_bins=3)  # the crop is longer than what is predicted
+    regions = [
+        Region(Interval("chr1", 0, 10), "train", 0, (-15,)),
+        Region(Interval("chr1", 10, 20), "valid", 1, (-5,)),
+        Region(Interval("chr1", 20, 30), "test", 2, (5,)),
+    ]
+    tiling = tile(regions, GENOME, geometry=geometry, spec=WindowSpec(edges="pad"))
+    assert [shard.starts for shard in tiling.shards] == [[-15], [-5], [5]]
+    assert len({shard.name for shard in tiling.shards}) == 3
