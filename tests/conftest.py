@@ -2,24 +2,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, Genome, Statistics, Track, card_to_dict
 from cisray.datasets.folds import FoldSpec
-from cisray.datasets.schema import (
-    CARD_NAME,
-    SCHEMA_VERSION,
-    Card,
-    DataFile,
-    Genome,
-    Statistics,
-    Track,
-    card_to_dict,
-    encode_rows,
-    example_schema,
-)
+from cisray.datasets.schema import Examples, Loci, layout_of, make_rows
 from cisray.files import file_digest, write_json
 from cisray.geometry import Geometry
 
@@ -58,7 +47,17 @@ def make_card():
 
     def make(**fields) -> Card:
         tracks = fields.get("tracks", STRANDED)
-        statistics = Statistics(num_bins=4, num_masked=1, total=6.0, total_squares=14.0, least=1.0, greatest=3.0)
+        statistics = Statistics(
+            num_bins=4,
+            num_masked=1,
+            num_zero=0,
+            num_soft_clipped=0,
+            num_clipped=0,
+            total=6.0,
+            total_squares=14.0,
+            least=1.0,
+            greatest=3.0,
+        )
         default = {
             "schema_version": SCHEMA_VERSION,
             "name": "toy",
@@ -94,7 +93,6 @@ def make_dataset(tmp_path, make_card):
     def make(rows_per_file: dict[str, list[int]], *, row_group_rows: int = 5, **fields) -> tuple[Path, Card]:
         card, folder = make_card(**fields), tmp_path / "dataset"
         random, files = np.random.default_rng(7), []
-        schema = example_schema(card.geometry, card.track_names)
         for split, sizes in rows_per_file.items():
             (folder / f"examples/split={split}").mkdir(parents=True)
             first = 0
@@ -102,17 +100,16 @@ def make_dataset(tmp_path, make_card):
                 starts = 8 * np.arange(first, first + size)
                 codes = random.integers(0, 5, (size, card.geometry.stored_bp), np.uint8)
                 targets = random.gamma(2.0, 1.0, (size, *card.target_shape)).astype("<f4")
-                columns = [
-                    pa.array(["chr1"] * size),
-                    pa.array(starts),
-                    pa.array(starts + card.geometry.window_bp),
-                    pa.array(["+"] * size),
-                    pa.array(np.zeros(size, np.int16)),
-                    encode_rows(codes),
-                    encode_rows(targets),
-                ]
+                loci = Loci(
+                    contig=["chr1"] * size,
+                    start=starts,
+                    end=starts + card.geometry.window_bp,
+                    strand=["+"] * size,
+                    fold=np.zeros(size),
+                )
+                rows = make_rows(layout_of(card), loci, Examples(codes, targets))
                 path = folder / f"examples/split={split}/part-{number}.parquet"
-                pq.write_table(pa.table(columns, schema=schema), path, row_group_size=row_group_rows)
+                pq.write_table(rows, path, row_group_size=row_group_rows)
                 files.append(DataFile(path=str(path.relative_to(folder)), rows=size, sha256=file_digest(path)))
                 first += size
         counts = {split: sum(sizes) for split, sizes in rows_per_file.items()}

@@ -78,8 +78,7 @@ def test_a_loaded_bundle_predicts_what_the_network_did_on_the_natural_scale(bund
     assert (targets < 4).any()
     np.testing.assert_allclose(predictor(codes), expected, rtol=1e-4)
     np.testing.assert_allclose(predictor.predict(codes.numpy()), expected, rtol=1e-4)
-    scale, clip_soft = card.transform_parameters()
-    np.testing.assert_allclose(to_natural(targets, scale, clip_soft), expected, rtol=1e-9)
+    np.testing.assert_allclose(to_natural(targets, card.transforms()), expected, rtol=1e-9)
     assert predictor.config == config
     assert predictor.card == card
     assert predictor(codes).dtype == torch.float32

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from cisray import __version__
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig
-from cisray.datasets.schema import Card, card_from_dict, card_to_dict
+from cisray.datasets.card import Card, card_from_dict, card_to_dict
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
@@ -96,9 +96,7 @@ class Predictor:
         self.network = build_network(self.config, geometry=geometry, num_tracks=num_tracks)
         _load_weights(self.network, self.path / "weights.safetensors")
         self.network.to(self.device).eval()
-        scale, clip_soft = self.card.transform_parameters()
-        self._scale = torch.from_numpy(scale).float().to(self.device)
-        self._clip_soft = torch.from_numpy(clip_soft).float().to(self.device)
+        self._transforms = self.card.transforms()
         self.swap = torch.tensor(self.card.strand_swap())
         self._check_geometry()
 
@@ -111,7 +109,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, codes: Tensor) -> Tensor:
         """Predict from codes uint8 [B, window_bp] to natural values float32 [B, N, T]."""
-        return to_natural(self.network(codes.to(self.device)).float(), self._scale, self._clip_soft)
+        return to_natural(self.network(codes.to(self.device)).float(), self._transforms)
 
     def both_strands(self, codes: Tensor) -> Tensor:
         """Predict as the mean of both strands' readings, [B, N, T]."""

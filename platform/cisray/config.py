@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, overload
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -18,12 +18,20 @@ J = TypeVar("J")
 STRICT = ConfigDict(extra="forbid")
 
 
-def load_job(path: Path, job_type: type[J], overrides: Sequence[str] = ()) -> J:
+@overload
+def load_job(path: Path, job_type: type[J], overrides: Sequence[str] = ()) -> J: ...
+
+
+@overload
+def load_job(path: Path, job_type: Any, overrides: Sequence[str] = ()) -> Any: ...
+
+
+def load_job(path: Path, job_type: Any, overrides: Sequence[str] = ()) -> Any:
     """Read a TOML job file, apply `--set key=value` overrides, and return it as a `job_type`.
 
     Args:
         path: the TOML file.
-        job_type: a frozen pydantic dataclass.
+        job_type: a frozen pydantic dataclass, or an annotated union of some that a key tells apart.
         overrides: `section.key=value`; the value is TOML, or a bare word, which is a string.
 
     Raises:
@@ -40,7 +48,15 @@ def load_job(path: Path, job_type: type[J], overrides: Sequence[str] = ()) -> J:
     return check_settings(values, job_type, source=str(path))
 
 
-def check_settings(values: Mapping[str, Any], job_type: type[J], *, source: str) -> J:
+@overload
+def check_settings(values: Mapping[str, Any], job_type: type[J], *, source: str) -> J: ...
+
+
+@overload
+def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> Any: ...
+
+
+def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> Any:
     """Return plain values as a `job_type`; raise InputError that names `source` and every setting that is wrong."""
     try:
         return TypeAdapter(job_type).validate_python(values)
@@ -82,17 +98,24 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(error: ValidationError, source: str, job_type: type) -> str:
+def _explain(error: ValidationError, source: str, job_type: Any) -> str:
     lines = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        # of a union, the first part is the member's name
+        parts = problem["loc"] if is_dataclass(job_type) else problem["loc"][1:]
+        where = ".".join(str(part) for part in parts)
+        if problem["type"] == "union_tag_invalid" and not where:
+            context = problem["ctx"]
+            lines.append(f"source = {context['tag']!r}; wanted one of {context['expected_tags']}")
+            continue
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys(job_type)), n=1)
+            near = difflib.get_close_matches(str(parts[-1]), sorted(_known_keys(job_type)), n=1)
             lines.append(f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else ""))
         elif problem["type"] in ("missing", "missing_argument"):
             lines.append(f"{where} is missing and has no default")
         else:
-            lines.append(f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            shown = f"{where} = {problem['input']!r}: " if where else ""
+            lines.append(shown + problem["msg"].removeprefix("Value error, "))
     return f"{source}: " + f"\n{source}: ".join(lines)
 
 

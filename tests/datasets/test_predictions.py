@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cisray.datasets.card import Track
 from cisray.datasets.predictions import prediction_schema, read_predicted, write_bigwigs
-from cisray.datasets.schema import Track, encode_rows
+from cisray.datasets.schema import encode_rows
 from cisray.errors import InputError
 from cisray.genome.tracks import SignalFile
 from cisray.geometry import Geometry

@@ -8,21 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from cisray.datasets.card import Inputs, Track
 from cisray.datasets.schema import (
-    Track,
-    card_from_dict,
-    card_to_dict,
-    check_tracks,
+    GROUP_BYTES,
+    NO_LABEL,
+    Examples,
+    Layout,
+    Loci,
     decode_examples,
     decode_rows,
     encode_rows,
     iter_examples,
-    read_card,
+    layout_of,
+    make_rows,
     split_files,
+    store_targets,
+    to_float,
     verify_dataset,
     write_examples,
 )
 from cisray.errors import InputError
+from cisray.geometry import Geometry
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).flatmap(
     lambda sides: st.tuples(st.integers(0, 5), *map(st.just, sides))
@@ -48,55 +54,6 @@ def test_values_that_are_not_contiguous_are_encoded_in_order():
     values = np.arange(24, dtype="<f4").reshape(2, 3, 4)
     turned = values.transpose(0, 2, 1)
     assert np.array_equal(decode_rows(encode_rows(turned), "<f4", (4, 3)), turned)
-
-
-def test_a_card_comes_back_from_json(make_dataset):
-    folder, card = make_dataset({"train": [3], "test": [2]})
-    again = read_card(folder)
-    assert again == card
-    assert again.digest == card.digest
-    assert card_from_dict(json.loads(json.dumps(card_to_dict(card))), source=folder) == card
-
-
-def test_the_digest_tells_cards_apart(make_card):
-    assert make_card().digest == make_card().digest
-    assert make_card().digest != make_card(counts={"train": 1}).digest
-
-
-def test_what_is_derived_from_a_card(make_card):
-    card = make_card()
-    assert card.track_names == ["fwd", "rev", "both"]
-    assert card.strand_swap() == [1, 0, 2]
-    assert card.target_shape == (4, 3)
-    scale, clip_soft = card.transform_parameters()
-    assert scale.tolist() == [2.0, 2.0, 1.0]
-    assert clip_soft.tolist() == [4.0, 4.0, np.inf]
-    assert card.statistics["train"]["fwd"].mean == 2.0
-    assert card.statistics["train"]["fwd"].variance == pytest.approx(14 / 3 - 4)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema_version": 2}, r"card\.json: card of schema version 2; this cisray reads version 1"),
-        ({"schema_version": None}, "card of schema version None"),
-        ({"geometry": {"window_bp": 12, "bin_bp": 5}}, r"not a valid card: geometry: .*not a multiple of bin_bp=5"),
-        ({"tracks": [{"name": "a"}]}, r"not a valid card: tracks\.0\.file"),
-        ({"colour": "red"}, "not a valid card: colour"),
-    ],
-)
-def test_what_is_not_a_card_is_refused(make_dataset, change, message):
-    folder, card = make_dataset({"train": [1]})
-    (folder / "card.json").write_text(json.dumps(card_to_dict(card) | change))
-    with pytest.raises(InputError, match=message):
-        read_card(folder)
-
-
-def test_a_folder_without_a_card_is_not_a_dataset(make_dataset):
-    folder, _ = make_dataset({"train": [1]})
-    (folder / "card.json").unlink()
-    with pytest.raises(InputError, match=r"no card\.json in it, so this is not a finished dataset"):
-        read_card(folder)
 
 
 def test_a_changed_or_missing_file_is_found(make_dataset):
@@ -132,10 +89,10 @@ def test_any_arrow_reader_can_do_without_cisray(make_dataset):
         arrays_by_name[name] = np.frombuffer(raw, dtype).reshape(-1, *shape)
     assert table.schema.field("target").metadata[b"tracks"].decode().split("\t") == card.track_names
     assert table.schema.field("sequence").metadata[b"codes"] == b"ACGTN"
-    codes, targets = decode_examples(table, card)
-    assert np.array_equal(arrays_by_name["sequence"], codes)
-    assert np.array_equal(arrays_by_name["target"], targets)
-    assert targets.shape == (3, 4, 3)
+    examples = decode_examples(table, layout_of(card))
+    assert np.array_equal(arrays_by_name["sequence"], examples.codes)
+    assert np.array_equal(arrays_by_name["target"], examples.targets)
+    assert examples.targets.shape == (3, 4, 3)
 
 
 def test_equal_rows_give_equal_files_and_are_read_in_order(make_dataset, tmp_path):
@@ -148,35 +105,73 @@ def test_equal_rows_give_equal_files_and_are_read_in_order(make_dataset, tmp_pat
     assert pq.read_table(tmp_path / "a.parquet").equals(rows, check_metadata=True)
 
 
-def make_track(name, **fields):
-    return Track(name=name, file=f"{name}.bw", **fields)
+GEOMETRY = Geometry(window_bp=12, bin_bp=4, crop_bins=1, margin_bp=2)
 
 
-@pytest.mark.parametrize(
-    ("tracks", "message"),
-    [
-        ((), "wanted at least one"),
-        ((make_track("a"), make_track("a")), "each name once"),
-        ((make_track("a", strand_pair="b"), make_track("b")), "b must name a in return"),
-        ((make_track("a", strand_pair="c"),), "c must name a in return"),
-        ((make_track("a", strand_pair="a"),), "a names a as its strand pair"),
-    ],
-)
-def test_tracks_that_do_not_fit_together_are_refused(tracks, message):
-    with pytest.raises(InputError, match=message):
-        check_tracks(tracks)
-    check_tracks((make_track("a", strand_pair="b"), make_track("b", strand_pair="a"), make_track("c")))
+def loci_of(rows):
+    starts = np.arange(rows) * 12
+    return Loci(["chr1"] * rows, starts, starts + 12, ["+"] * rows, np.zeros(rows))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"smooth_bp": 4}, "smooth_bp=4; wanted an odd, positive width"),
-        ({"smooth_bp": -1}, "smooth_bp=-1"),
-        ({"scale": 0.0}, r"scale=0\.0"),
-        ({"clip_soft": 0.5}, r"clip_soft=0\.5"),
-    ],
-)
-def test_track_settings_that_cannot_be_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):  # pydantic's, as it is built by hand
-        make_track("a", **fields)
+def test_a_row_holds_every_input_that_its_card_names():
+    random = np.random.default_rng(0)
+    channels = (Track(name="open", file="a.bw"), Track(name="depth", file="b.bw"))
+    inputs = Inputs(sequences=3, covariates=("gc", "age"), channels=channels, channel_bp=4, weighted=True)
+    layout = Layout(GEOMETRY, ("one", "two"), "<f4", inputs)
+    examples = Examples(
+        codes=random.integers(0, 5, (5, 3, 16), np.uint8),
+        targets=random.random((5, 1, 2), np.float32),
+        present=random.integers(0, 2, (5, 3), np.uint8),
+        channels=random.random((5, 4, 2), np.float32),
+        covariates=random.random((5, 2), np.float32),
+        weights=random.random(5, np.float32),
+    )
+    rows = make_rows(layout, loci_of(5), examples)
+    back = decode_examples(rows, layout)
+    for name, values in examples._asdict().items():
+        assert np.array_equal(getattr(back, name), values), name
+    assert layout.row_bytes == sum(array.nbytes for array in examples) // 5 - 4 - 3  # neither weight nor mask
+    for name, shape in {"sequence": [3, 16], "channels": [4, 2], "covariates": [2], "present": [3]}.items():
+        assert json.loads(rows.schema.field(name).metadata[b"shape"]) == shape
+    assert rows.schema.field("channels").metadata[b"channels"] == b"open\tdepth"
+    assert rows.schema.field("covariates").metadata[b"covariates"] == b"gc\tage"
+
+
+def test_a_plain_row_holds_nothing_more():
+    layout = Layout(GEOMETRY, ("one",))
+    rows = make_rows(layout, loci_of(2), Examples(np.zeros((2, 16), np.uint8), np.zeros((2, 1, 1), np.float32)))
+    assert rows.column_names == ["contig", "start", "end", "strand", "fold", "sequence", "target"]
+    assert decode_examples(rows, layout)[2:] == (None, None, None, None)
+
+
+def test_labels_are_bytes_and_a_missing_one_is_masked():
+    layout = Layout(GEOMETRY, ("one", "two"), "u1")
+    targets = np.array([[[0.0, 1.0]], [[np.nan, 1.0]]], np.float32)
+    stored = store_targets(targets, layout)
+    assert stored.tolist() == [[[0, 1]], [[NO_LABEL, 1]]]
+    assert np.array_equal(to_float(stored), targets, equal_nan=True)
+    with pytest.raises(InputError, match="a label is neither 0, nor 1, nor missing"):
+        store_targets(targets + 0.5, layout)
+
+
+def test_float16_refuses_what_it_cannot_hold():
+    layout = Layout(GEOMETRY, ("small", "large"), "<f2")
+    targets = np.array([[[1.5, 65504.0]], [[np.nan, -65504.0]]], np.float32)
+    assert np.array_equal(to_float(store_targets(targets, layout)), targets, equal_nan=True)
+    with pytest.raises(InputError, match="track large: a target of 131008 is beyond float16, which ends at 65504"):
+        store_targets(targets * 2, layout)
+
+
+@pytest.mark.parametrize(("window_bp", "tracks", "rows_per_group"), [(600, 10, 256), (131_072, 512, 7)])
+def test_a_row_group_is_bounded_in_rows_and_bytes(tmp_path, window_bp, tracks, rows_per_group):
+    geometry = Geometry(window_bp=window_bp, bin_bp=window_bp if window_bp < 1000 else 128)
+    layout = Layout(geometry, tuple(f"t{index}" for index in range(tracks)))
+    count = rows_per_group + 1
+    codes = np.zeros((count, window_bp), np.uint8)
+    starts = np.arange(count)
+    loci = Loci(["chr1"] * count, starts, starts + window_bp, ["+"] * count, np.zeros(count))
+    rows = make_rows(layout, loci, Examples(codes, np.zeros((count, *layout.target_shape), np.float32)))
+    write_examples(rows, tmp_path / "x.parquet")
+    groups = pq.ParquetFile(tmp_path / "x.parquet").metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [rows_per_group, 1]
+    assert rows_per_group * layout.row_bytes <= GROUP_BYTES

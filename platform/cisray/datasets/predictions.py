@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cisray.datasets.schema import Card, decode_rows
+from cisray.datasets.card import Card
+from cisray.datasets.schema import decode_rows
 from cisray.errors import InputError
 from cisray.genome.tracks import write_signal
 
@@ -51,7 +52,7 @@ def prediction_schema(card: Card) -> pa.Schema:
 
 
 def read_predicted(folder: Path, card: Card) -> list[Predicted]:
-    """Read all predictions, one entry per contig, in the genome's order."""
+    """Read all predictions, one entry per contig, in the genome's order, but for bins that begin outside of it."""
     paths = sorted((folder / "predictions").glob("*.parquet"))
     if not paths:
         raise InputError(f"{folder / 'predictions'}: no predictions in it; run cisray evaluate again")
@@ -62,12 +63,13 @@ def read_predicted(folder: Path, card: Card) -> list[Predicted]:
     measured = decode_rows(table["measured"], "<f4", card.target_shape)
     offsets = np.arange(card.geometry.num_bins) * card.geometry.bin_bp
     found = []
-    for contig in card.genome.contig_lengths:
+    lengths = card.genome_for("predictions along contigs").contig_lengths
+    for contig, length in lengths.items():
         rows = np.flatnonzero(contigs == contig)
         if len(rows):
             rows = rows[np.argsort(starts[rows], kind="stable")]
             bins = (starts[rows][:, None] + offsets).ravel()
-            inside = bins < card.genome.contig_lengths[contig]  # a padded window reaches beyond
+            inside = (bins >= 0) & (bins < length)  # a padded window reaches beyond
             flat = (len(bins), len(card.tracks))
             values = [part[rows].reshape(flat)[inside] for part in (predicted, measured)]
             found.append(Predicted(contig, bins[inside], *values))
@@ -89,7 +91,7 @@ def write_bigwigs(folder: Path, card: Card) -> None:
                 "build the dataset without windows.eval_stride_bp"
             )
     (folder / "bigwig").mkdir(exist_ok=True)
-    lengths = card.genome.contig_lengths
+    lengths = card.genome_for("writing bigWig files").contig_lengths
     for index, track in enumerate(card.track_names):
         for kind in ("predicted", "measured"):
             signal = {one.contig: (one.starts, getattr(one, kind)[:, index]) for one in contigs}

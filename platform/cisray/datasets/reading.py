@@ -5,19 +5,22 @@ a rank joins its groups into pools of about `pool_rows` rows, and shuffles the r
 is stopped and resumed sees each example once per epoch, and going to a position reads no pool before it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cisray.datasets.schema import Card, split_files
+from cisray.datasets.card import Card
+from cisray.datasets.schema import Examples, Layout, array_columns, decode_examples, layout_of, split_files
 
 # A pool is what a reader holds at once: enough rows to shuffle well, few enough bytes to stay small.
 POOL_ROWS = 1024
 POOL_BYTES = 128 << 20
+# Rows as large as this are copied one by one; smaller ones many at a time.
+LARGE_ROW_BYTES = 8 << 10
 
 
 class RowGroup(NamedTuple):
@@ -84,14 +87,22 @@ def read_order(
     for path in split_files(dataset_dir, card, split):
         metadata = pq.ParquetFile(path).metadata
         groups += [RowGroup(str(path), i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-    row_bytes = card.geometry.stored_bp + 4 * int(np.prod(card.target_shape))
-    return Order(tuple(groups), min(POOL_ROWS, max(1, POOL_BYTES // row_bytes)), rank, world, seed)
+    pool_rows = min(POOL_ROWS, max(1, POOL_BYTES // layout_of(card).row_bytes))
+    return Order(tuple(groups), pool_rows, rank, world, seed)
+
+
+def read_groups(pool: Pool) -> list[pa.Table]:
+    """Read the arrays of one pool's row groups, each file opened once."""
+    files = {path: pq.ParquetFile(path) for path in {group.path for group in pool.groups}}
+    return [
+        files[group.path].read_row_group(group.number, columns=array_columns(files[group.path].schema_arrow))
+        for group in pool.groups
+    ]
 
 
 def read_pool(pool: Pool) -> pa.Table:
-    """Read one pool's rows, each file opened once."""
-    files = {path: pq.ParquetFile(path) for path in {group.path for group in pool.groups}}
-    rows = pa.concat_tables([files[group.path].read_row_group(group.number) for group in pool.groups])
+    """Read one pool's rows in its own order."""
+    rows = pa.concat_tables(read_groups(pool))
     return rows if pool.seed is None else rows.take(np.random.default_rng(pool.seed).permutation(len(rows)))
 
 
@@ -132,8 +143,51 @@ def cut_batches(tables: Iterable[pa.Table], batch_size: int, *, skip: int = 0) -
         yield pa.concat_tables(waiting)
 
 
-def read_epoch(order: Order, epoch: int, *, batch_size: int, rows_seen: int = 0) -> Iterator[pa.Table]:
-    """Yield one epoch's batches in this process, from after the first `rows_seen` rows."""
+def read_epoch(order: Order, epoch: int, layout: Layout, *, batch_size: int, rows_seen: int = 0) -> Iterator[Examples]:
+    """Yield one epoch's batches in this process, as arrays that may be written to, after the first `rows_seen` rows."""
     start = find_position(order, epoch, rows_seen)
-    pools = order.pools(epoch)[start.pool :]
-    yield from cut_batches(map(read_pool, pools), batch_size, skip=start.rows)
+    skip = start.rows
+    parts: list[Examples] = []  # the row groups that rows still to come lie in
+    waiting = np.empty(0, np.int64)  # those rows, as positions in the parts taken together
+    for pool in order.pools(epoch)[start.pool :]:
+        if not len(waiting):
+            parts = []
+        first = sum(len(part.codes) for part in parts)
+        parts += [decode_examples(rows, layout) for rows in read_groups(pool)]
+        rows = np.arange(pool.rows) if pool.seed is None else np.random.default_rng(pool.seed).permutation(pool.rows)
+        waiting = np.concatenate([waiting, first + rows[skip:]])
+        skip = 0
+        full = len(waiting) - len(waiting) % batch_size
+        for step in range(0, full, batch_size):
+            yield gather(parts, waiting[step : step + batch_size])
+        waiting = waiting[full:]
+        if len(waiting):  # copied, so that the pool they come from can go
+            parts, waiting = [gather(parts, waiting)], np.arange(len(waiting))
+    if len(waiting):
+        yield gather(parts, waiting)
+
+
+def gather(parts: Sequence[Examples], rows: np.ndarray) -> Examples:
+    """Copy rows, told by their positions in the parts taken together, into arrays of their own."""
+    ends = np.cumsum([len(part.codes) for part in parts])
+    part_of = np.searchsorted(ends, rows, side="right")
+    within = rows - np.r_[0, ends][part_of]
+    fields: dict[str, Any] = {
+        name: _gather_field([getattr(part, name) for part in parts], part_of, within) for name in Examples._fields
+    }
+    return Examples(**fields)
+
+
+def _gather_field(arrays: Sequence[np.ndarray | None], part_of: np.ndarray, within: np.ndarray) -> np.ndarray | None:
+    if arrays[0] is None:
+        return None
+    found = [array for array in arrays if array is not None]
+    out = np.empty((len(within), *found[0].shape[1:]), found[0].dtype)
+    if out.nbytes > LARGE_ROW_BYTES * len(out):
+        for row, (part, position) in enumerate(zip(part_of.tolist(), within.tolist(), strict=True)):
+            out[row] = found[part][position]
+        return out
+    for part in np.unique(part_of):
+        chosen = part_of == part
+        out[chosen] = found[part][within[chosen]]
+    return out

@@ -1,262 +1,185 @@
-"""The dataset contract: a folder of Parquet rows and the card that says what they are.
+"""The rows of a dataset, and the Parquet files that hold them: the one form that every source makes.
 
-    card.json                          written last: no card, no dataset
+    card.json                          see datasets.card
+    tracks.parquet                     one row per track and split, with its statistics: see datasets.statistics
     examples/split=train/part-*.parquet
 
-A row: contig, start, end (the window, 0-based half-open), strand, fold, `sequence` (fixed-size binary: uint8 codes
-of the window and its margins, 0-3 = ACGT, 4 = N) and `target` (fixed-size binary: little-endian float32 [N, T],
-NaN where a track has no data). The fields' metadata name dtype and shape: any Arrow reader can do without cisray.
+A row: contig, start, end (the window, 0-based half-open), strand, fold, `sequence` and `target`. Arrays are fixed-size
+binary, little-endian; the fields' metadata name dtype and shape, so that any Arrow reader can do without cisray.
+
+    sequence     uint8 codes [L] of the window and its margins, 0-3 = ACGT, 4 = N; [S, L] with several sequences a row
+    target       float32 or float16 [N, T], NaN where a track has no data; or labels uint8 [N, T], 255 where none
+    present      uint8 [S], 1 for each sequence that the row has; only with several sequences
+    channels     float32 [L / channel_bp, C], NaN where there is no data; only with channels
+    covariates   float32 [K], NaN where one is missing; only with covariates
+    weight       float32; only with weights
 """
 
-import dataclasses
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
-from cisray.config import STRICT
-from cisray.datasets.folds import FoldSpec, Split
+from cisray.datasets.card import CARD_NAME, Card, Inputs, TargetType
 from cisray.errors import InputError
-from cisray.files import file_digest, read_json, value_digest
+from cisray.files import file_digest
 from cisray.geometry import Geometry
 
-SCHEMA_VERSION = 1
-CARD_NAME = "card.json"
-# Rows of a Parquet row group: few enough to shuffle well, enough to read fast.
-ROW_GROUP_ROWS = 32
+# A row group is what is read at once: rows enough to read fast, bytes few enough to shuffle well and stay small.
+GROUP_ROWS = 256
+GROUP_BYTES = 16 << 20
+# Targets make up most of what a training reads, and LZ4 unpacks them twice as fast as zstd packs them tighter.
+COMPRESSION = {"target": "lz4", "channels": "lz4"}
+NO_LABEL = 255
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Track:
-    """One assay: where its values come from and how they become targets."""
+class Layout(NamedTuple):
+    """What a row holds, and in which form."""
 
-    name: str
-    file: str
-    """The bigWig, below data_dir."""
-    description: str = ""
-    statistic: Literal["sum", "mean", "max"] = "mean"
-    """How the bases of a bin become one value."""
-    uncovered: Literal["mask", "zero"] = "mask"
-    """Bases without a value: no data, or a count of zero."""
-    smooth_bp: int = 1
-    """Width of a centred running mean over bases, before binning; 1 is none."""
-    scale: float = 1.0
-    """Multiplies a bin's value."""
-    clip_soft: float | None = None
-    """After scaling, values above this are replaced by their square root (see datasets.transforms)."""
-    strand_pair: str | None = None
-    """The track that holds the same assay on the other strand."""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^\s/\\.][^/\\\t\r\n]*", self.name):
-            raise InputError(
-                f"track {self.name!r}: a name becomes a column and a file; wanted no slash, tab or line end, "
-                "and no dot or space at its beginning"
-            )
-        if self.smooth_bp < 1 or self.smooth_bp % 2 == 0:
-            raise InputError(f"track {self.name}: smooth_bp={self.smooth_bp}; wanted an odd, positive width")
-        if self.scale <= 0 or (self.clip_soft is not None and self.clip_soft < 1):
-            raise InputError(
-                f"track {self.name}: scale={self.scale}, clip_soft={self.clip_soft}; "
-                "wanted a positive scale and a threshold of 1 or more"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Genome:
-    """The genome that a dataset's coordinates belong to."""
-
-    name: str
-    fasta: str
-    digest: str
-    """Digest over all contigs' names, lengths and bases; see genome.reference."""
-    contig_lengths: dict[str, int]
-    contig_digests: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Statistics:
-    """What one track holds in one split: running sums over bins, so that parts add up exactly."""
-
-    num_bins: int
-    num_masked: int
-    """Bins without data."""
-    total: float
-    total_squares: float
-    least: float | None
-    """None where every bin is masked, as for `greatest`."""
-    greatest: float | None
-
-    @property
-    def num_present(self) -> int:
-        """Bins with data."""
-        return self.num_bins - self.num_masked
-
-    @property
-    def mean(self) -> float:
-        """Mean over bins with data; NaN where there is none."""
-        return self.total / self.num_present if self.num_present else float("nan")
-
-    @property
-    def variance(self) -> float:
-        """Variance over bins with data; NaN where there is none."""
-        return self.total_squares / self.num_present - self.mean**2 if self.num_present else float("nan")
-
-    def __add__(self, other: "Statistics") -> "Statistics":
-        lows = [value for value in (self.least, other.least) if value is not None]
-        highs = [value for value in (self.greatest, other.greatest) if value is not None]
-        return Statistics(
-            num_bins=self.num_bins + other.num_bins,
-            num_masked=self.num_masked + other.num_masked,
-            total=self.total + other.total,
-            total_squares=self.total_squares + other.total_squares,
-            least=min(lows, default=None),
-            greatest=max(highs, default=None),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class DataFile:
-    """One Parquet file of a dataset."""
-
-    path: str
-    """Relative to the dataset's folder."""
-    rows: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
-            raise InputError(f"file {self.path!r}: wanted a path inside the dataset's folder")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Card:
-    """What a dataset is. Everything a model must know about its data is derived from here."""
-
-    schema_version: int
-    name: str
-    cisray_version: str
-    genome: Genome
     geometry: Geometry
-    tracks: tuple[Track, ...]
-    contig_names: dict[str, dict[str, str]]
-    """Per track, the file's contig names that differ from the genome's, and what they were mapped to."""
-    absent_contigs: dict[str, list[str]]
-    """Per track, contigs of the genome that its file lacks: masked there."""
-    folds: FoldSpec
-    regions: dict[str, list[str]]
-    """Per split, the regions of the genome it owns."""
-    counts: dict[Split, int]
-    """Examples per split."""
-    dropped: dict[str, int]
-    """Windows (or bases, as the key says) that are not in the dataset, by reason."""
-    statistics: dict[Split, dict[str, Statistics]]
-    files: tuple[DataFile, ...]
-    job: dict[str, Any]
-    """The job file that made it, with its overrides."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the card, and so of every file's checksum in it."""
-        return value_digest(dataclasses.asdict(self))
-
-    @property
-    def track_names(self) -> list[str]:
-        """Names of the tracks, in the order of the target's last axis."""
-        return [track.name for track in self.tracks]
+    tracks: tuple[str, ...]
+    target_type: TargetType = "<f4"
+    inputs: Inputs = Inputs()
 
     @property
     def target_shape(self) -> tuple[int, int]:
         """Bins and tracks of a target, (N, T)."""
         return self.geometry.num_bins, len(self.tracks)
 
-    def strand_swap(self) -> list[int]:
-        """Return for each track the index of the track that it becomes on the other strand, [T]."""
-        index = {name: position for position, name in enumerate(self.track_names)}
-        return [index[track.strand_pair or track.name] for track in self.tracks]
+    @property
+    def sequence_shape(self) -> tuple[int, ...]:
+        """Codes of a row: (L,), or (S, L) with several sequences."""
+        length = self.geometry.stored_bp
+        return (length,) if self.inputs.sequences == 1 else (self.inputs.sequences, length)
 
-    def transform_parameters(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return scale and soft-clip threshold per track, float64 [T] each, for datasets.transforms."""
-        scale = np.array([track.scale for track in self.tracks])
-        clip_soft = np.array([np.inf if track.clip_soft is None else track.clip_soft for track in self.tracks])
-        return scale, clip_soft
+    @property
+    def channel_shape(self) -> tuple[int, int]:
+        """Values of a row's channels, (L / channel_bp, C)."""
+        return self.geometry.stored_bp // self.inputs.channel_bp, len(self.inputs.channels)
 
-
-def check_tracks(tracks: tuple[Track, ...]) -> None:
-    """Raise InputError unless names are unique and strand pairs name each other."""
-    names = [track.name for track in tracks]
-    if not tracks or len(set(names)) < len(names):
-        raise InputError(f"tracks: {names}; wanted at least one, and each name once")
-    partner = {track.name: track.strand_pair for track in tracks}
-    for name, other in partner.items():
-        if other is not None and (partner.get(other) != name or other == name):
-            raise InputError(f"tracks: {name} names {other} as its strand pair; {other} must name {name} in return")
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row's arrays, not packed."""
+        channels = int(np.prod(self.channel_shape)) + len(self.inputs.covariates)
+        target = int(np.prod(self.target_shape)) * np.dtype(self.target_type).itemsize
+        return int(np.prod(self.sequence_shape)) + target + 4 * channels
 
 
-def card_to_dict(card: Card) -> dict[str, Any]:
-    """Return the card as plain values, ready for JSON."""
-    return dataclasses.asdict(card)
+class Loci(NamedTuple):
+    """Where rows lie, one entry per row."""
+
+    contig: Sequence[str]
+    start: np.ndarray
+    end: np.ndarray
+    strand: Sequence[str]
+    fold: np.ndarray
 
 
-def card_from_dict(values: Mapping[str, Any], *, source: Path) -> Card:
-    """Check plain values and return them as a card; raise InputError naming `source` where they are not one."""
-    version = values.get("schema_version") if isinstance(values, Mapping) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{source}: card of schema version {version}; this cisray reads version {SCHEMA_VERSION}; build it again"
-        )
-    try:
-        return TypeAdapter(Card).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{source}: not a valid card: {where}: {first['msg']}; build it again") from None
+class Examples(NamedTuple):
+    """The arrays of B rows; what a dataset does not have is None."""
+
+    codes: np.ndarray
+    """uint8 [B, L], or [B, S, L]."""
+    targets: np.ndarray
+    """[B, N, T], as stored: float32, float16, or uint8 labels."""
+    present: np.ndarray | None = None
+    """uint8 [B, S]."""
+    channels: np.ndarray | None = None
+    """float32 [B, M, C]."""
+    covariates: np.ndarray | None = None
+    """float32 [B, K]."""
+    weights: np.ndarray | None = None
+    """float32 [B]."""
 
 
-def read_card(dataset_dir: Path) -> Card:
-    """Read a dataset's card; raise InputError where the folder is not a finished dataset."""
-    path = dataset_dir / CARD_NAME
-    if not path.exists():
-        raise InputError(
-            f"{dataset_dir}: no {CARD_NAME} in it, so this is not a finished dataset; run cisray build first"
-        )
-    return card_from_dict(read_json(path, what="dataset card"), source=path)
+def layout_of(card: Card) -> Layout:
+    """Return what a dataset's rows hold."""
+    return Layout(card.geometry, tuple(card.track_names), card.target_type, card.inputs)
 
 
-def example_schema(geometry: Geometry, track_names: list[str]) -> pa.Schema:
+def example_schema(layout: Layout) -> pa.Schema:
     """Return the Arrow schema of a dataset's rows."""
-    shape = f"[{geometry.num_bins},{len(track_names)}]"
-    width = geometry.num_bins * len(track_names) * 4
-    return pa.schema(
-        [
-            pa.field("contig", pa.string()),
-            pa.field("start", pa.int64()),
-            pa.field("end", pa.int64()),
-            pa.field("strand", pa.string()),
-            pa.field("fold", pa.int16()),
-            pa.field(
-                "sequence",
-                pa.binary(geometry.stored_bp),
-                metadata={"dtype": "uint8", "shape": f"[{geometry.stored_bp}]", "codes": "ACGTN"},
-            ),
-            pa.field(
-                "target",
-                pa.binary(width),
-                metadata={
-                    "dtype": "<f4",
-                    "shape": shape,
-                    "axes": "bins,tracks",
-                    "tracks": "\t".join(track_names),
-                },
-            ),
-        ]
-    )
+    inputs = layout.inputs
+    fields = [
+        pa.field("contig", pa.string()),
+        pa.field("start", pa.int64()),
+        pa.field("end", pa.int64()),
+        pa.field("strand", pa.string()),
+        pa.field("fold", pa.int16()),
+        _array_field("sequence", "|u1", layout.sequence_shape, axes="bases", codes="ACGTN"),
+        _array_field(
+            "target", layout.target_type, layout.target_shape, axes="bins,tracks", tracks="\t".join(layout.tracks)
+        ),
+    ]
+    if inputs.sequences > 1:
+        fields.append(_array_field("present", "|u1", (inputs.sequences,), axes="sequences"))
+    if inputs.channels:
+        names = "\t".join(channel.name for channel in inputs.channels)
+        fields.append(_array_field("channels", "<f4", layout.channel_shape, axes="steps,channels", channels=names))
+    if inputs.covariates:
+        names = "\t".join(inputs.covariates)
+        fields.append(_array_field("covariates", "<f4", (len(inputs.covariates),), axes="covariates", covariates=names))
+    if inputs.weighted:
+        fields.append(pa.field("weight", pa.float32()))
+    return pa.schema(fields)
+
+
+def _array_field(name: str, dtype: str, shape: tuple[int, ...], **more: str) -> pa.Field:
+    width = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return pa.field(name, pa.binary(width), metadata={"dtype": dtype, "shape": str(list(shape)), **more})
+
+
+def make_rows(layout: Layout, loci: Loci, examples: Examples) -> pa.Table:
+    """Join loci and arrays to a table of rows; targets are floats with NaN where there is no data.
+
+    Raises:
+        InputError: a target is too large for the type it is to be stored in, or is no label.
+    """
+    schema = example_schema(layout)
+    arrays = {
+        "contig": pa.array(loci.contig, pa.string()),
+        "start": pa.array(loci.start, pa.int64()),
+        "end": pa.array(loci.end, pa.int64()),
+        "strand": pa.array(loci.strand, pa.string()),
+        "fold": pa.array(loci.fold, pa.int16()),
+        "sequence": encode_rows(examples.codes),
+        "target": encode_rows(store_targets(examples.targets, layout)),
+    }
+    for name, values in (
+        ("present", examples.present),
+        ("channels", examples.channels),
+        ("covariates", examples.covariates),
+    ):
+        if values is not None:
+            arrays[name] = encode_rows(values)
+    if examples.weights is not None:
+        arrays["weight"] = pa.array(examples.weights, pa.float32())
+    return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def store_targets(targets: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return targets [B, N, T], floats with NaN where there is no data, in the type they are stored in."""
+    if layout.target_type == "u1":
+        missing = np.isnan(targets)
+        labels = np.where(missing, NO_LABEL, targets)
+        if not (missing | (targets == 0) | (targets == 1)).all():
+            raise InputError("a label is neither 0, nor 1, nor missing; store numbers as measurements")
+        return labels.astype(np.uint8)
+    if layout.target_type == "<f4":
+        return targets.astype("<f4", copy=False)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        stored = targets.astype("<f2")
+    lost = np.isinf(stored).any(axis=(0, 1))
+    if lost.any():
+        track = int(np.flatnonzero(lost)[0])
+        raise InputError(
+            f"track {layout.tracks[track]}: a target of {np.nanmax(np.abs(targets[:, :, track])):g} is beyond float16, "
+            f"which ends at {np.finfo(np.float16).max:g}; set its scale, clip_soft or clip, or store float32"
+        )
+    return stored
 
 
 def encode_rows(values: np.ndarray) -> pa.FixedSizeBinaryArray:
@@ -281,21 +204,45 @@ def decode_rows(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tuple[int
     return flat.reshape(len(array), *shape)
 
 
-def decode_examples(rows: pa.Table, card: Card) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes uint8 [B, stored_bp] and targets float32 [B, N, T] of a table of rows."""
-    codes = decode_rows(rows["sequence"], "u1", (card.geometry.stored_bp,))
-    return codes, decode_rows(rows["target"], "<f4", card.target_shape)
+def decode_examples(rows: pa.Table, layout: Layout) -> Examples:
+    """Return the arrays of a table of rows, without a copy where the table is one chunk: then they are read-only."""
+
+    def array(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        return decode_rows(rows[name], dtype, shape) if name in rows.column_names else None
+
+    inputs = layout.inputs
+    return Examples(
+        codes=decode_rows(rows["sequence"], "u1", layout.sequence_shape),
+        targets=decode_rows(rows["target"], layout.target_type, layout.target_shape),
+        present=array("present", "u1", (inputs.sequences,)),
+        channels=array("channels", "<f4", layout.channel_shape),
+        covariates=array("covariates", "<f4", (len(inputs.covariates),)),
+        weights=rows["weight"].to_numpy() if inputs.weighted else None,
+    )
+
+
+def array_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns of a row that a model reads: all but its locus."""
+    return [name for name in schema.names if name not in Loci._fields]
+
+
+def to_float(targets: np.ndarray) -> np.ndarray:
+    """Return stored targets as float32, NaN where there is no data or no label."""
+    if targets.dtype == np.uint8:
+        return np.where(targets == NO_LABEL, np.nan, targets).astype(np.float32)
+    return targets.astype(np.float32, copy=False)
 
 
 def write_examples(rows: pa.Table, path: Path) -> None:
     """Write rows as one Parquet file; equal rows give equal bytes."""
+    row_bytes = max(1, rows.nbytes // max(1, len(rows)))
     pq.write_table(
         rows,
         path,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-        compression_level=1,
+        row_group_size=max(1, min(GROUP_ROWS, GROUP_BYTES // row_bytes)),
+        compression={name: COMPRESSION.get(name, "zstd") for name in rows.column_names},
         use_dictionary=False,
+        write_statistics=False,  # of no use on packed arrays, and the largest would be copied whole
     )
 
 
