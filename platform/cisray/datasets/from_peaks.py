@@ -1,0 +1,383 @@
+"""Build labelled examples from peaks: windows that have a label, chosen negatives, and every track's labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from cisray.config import STRICT, data_path
+from cisray.datasets.card import Genome, Kind, Track
+from cisray.datasets.draws import locus_draws
+from cisray.datasets.folds import SPLITS, FoldSpec, Split, assign_regions
+from cisray.datasets.labels import Labeler, LabelSpec
+from cisray.datasets.negatives import NegativeSpec, Scene, choose_negatives, gc_histogram, unpeaked
+from cisray.datasets.peaks import PeakFiles, load_peaks
+from cisray.datasets.placement import Ground, Windows, jitter_by_locus, join_spans
+from cisray.datasets.regions import MaskSpec, load_masks
+from cisray.datasets.schema import Examples, Layout, Loci, make_rows, to_float
+from cisray.datasets.source import (
+    BuiltShard,
+    GenomeSpec,
+    Plan,
+    PlannedShard,
+    describe_genome,
+    genome_paths,
+    open_genome,
+    read_windows,
+)
+from cisray.datasets.statistics import Tally
+from cisray.datasets.tiling import WindowSpec, tile
+from cisray.errors import InputError
+from cisray.genome.haplotypes import Haplotype
+from cisray.genome.intervals import suggest_names
+from cisray.genome.shuffle import shuffle_dinucleotides
+from cisray.geometry import Geometry
+
+SHUFFLED = "."
+"""The strand of rows whose sequence was shuffled: it lies on none, while contig and start say what it was made of."""
+_SHUFFLED_AT_ONCE = 1 << 22  # bases
+_CENTRE_SHARE = 0.1  # of a window: the middle part in which a peak counts as centred
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PeaksSpec:
+    """What a dataset of peaks is made of."""
+
+    genome: GenomeSpec
+    geometry: Geometry
+    folds: FoldSpec
+    windows: WindowSpec = WindowSpec()
+    masks: MaskSpec = MaskSpec()
+    """Windows that touch the blacklist, or hold too many unmappable bins, are dropped and counted."""
+    tracks: tuple[Track, ...] = ()
+    """Files of peaks, a track each."""
+    tracks_from: str | None = None
+    """More such files by a pattern below data_dir, "peaks/*.narrowPeak.gz"; a track is called after its file."""
+    strip_suffix: str = ""
+    """What is cut from the end of those files' names, beyond the extension."""
+    name_column: int | None = None
+    """Column of those files, from 1, whose values are the tracks: several tracks per file."""
+    labels: LabelSpec = LabelSpec()
+    placement: Literal["tile", "peaks"] = "tile"
+    """"tile" keeps the windows of a tiling that have a label; "peaks" centres one on each peak."""
+    merge_bp: int = 100
+    """With "peaks": summits up to so far behind the first of a group share a window, over the middle of their mean."""
+    jitter_bp: int = 0
+    """Centred windows are shifted by up to this to either side, as locus and seed say; so are accessible negatives."""
+    seed: int = 0
+    """Seed of that shift."""
+    negatives: tuple[NegativeSpec, ...] = ()
+    """Ways to choose negatives, one after the other: a later one keeps off what an earlier one chose."""
+    shard_rows: int = 4096
+    """Windows in one shard of work."""
+
+    def __post_init__(self) -> None:
+        if self.merge_bp < 0 or self.jitter_bp < 0 or self.shard_rows < 1:
+            raise InputError(
+                f"merge_bp={self.merge_bp}, jitter_bp={self.jitter_bp}, shard_rows={self.shard_rows}; "
+                "wanted 0 or more bases and at least one row"
+            )
+        kinds = [spec.kind for spec in self.negatives]
+        if self.jitter_bp and self.placement == "tile" and "accessible" not in kinds:
+            raise InputError(
+                f'jitter_bp={self.jitter_bp} shifts centred windows; with placement = "tile" there are none: remove it'
+            )
+        if kinds.count("shuffle") > 1:
+            raise InputError("negatives: shuffle is named twice; raise its ratio instead")
+        if self.tracks_from is None and (self.strip_suffix or self.name_column is not None):
+            raise InputError("strip_suffix and name_column belong to tracks_from, which is not set")
+
+
+class _Placed(NamedTuple):
+    """Positives, with what was left out on the way to them."""
+
+    windows: Windows
+    dropped: dict[str, int]
+    facts: dict[str, Any]
+
+
+class PeaksSource:
+    """Makes a dataset of labels from files of peaks."""
+
+    kind: Kind = "labels"
+
+    def __init__(self, spec: PeaksSpec, data_dir: str | None) -> None:
+        self._spec, self._data_dir = spec, data_dir
+        self._genome = open_genome(spec.genome, data_dir)
+        # windows are chosen by the bases of the reference, whose coordinates they have
+        self._reference = self._genome.reference if isinstance(self._genome, Haplotype) else self._genome
+        lengths = self._reference.contig_lengths
+        files = None
+        if spec.tracks_from is not None:
+            files = PeakFiles(pattern=spec.tracks_from, strip_suffix=spec.strip_suffix, name_column=spec.name_column)
+        self._peaks = load_peaks(
+            spec.tracks,
+            files,
+            lengths,
+            data_dir=data_dir,
+            summit_column=spec.labels.summit_column,
+            ignore_contigs=spec.genome.ignore_contigs,
+        )
+        self.tracks = self._peaks.tracks
+        self.layout = Layout(spec.geometry, tuple(track.name for track in self.tracks), "u1")
+        self.genome: Genome | None = describe_genome(spec.genome, self._genome)
+        self.contig_names, self.absent_contigs = self._peaks.contig_names, self._peaks.absent_contigs
+        more = [*spec.folds.files, *spec.windows.files, *spec.masks.files]
+        more += [name for one in spec.negatives for name in (one.file, one.motif_file) if name is not None]
+        self.paths: list[Path] = [*genome_paths(self._genome), *dict.fromkeys(self._peaks.paths)]
+        self.paths += [data_path(name, data_dir) for name in dict.fromkeys(more)]
+        for one in spec.negatives:
+            if one.track is not None and one.track not in self.layout.tracks:
+                raise InputError(
+                    f"negatives: no track is called {one.track!r}{suggest_names(one.track, self.layout.tracks)}"
+                )
+        self._labeler = Labeler(self._peaks, spec.labels, spec.geometry)
+
+    def plan(self) -> Plan:
+        """Place the positives, choose the negatives, and share both out to shards.
+
+        Raises:
+            InputError: a split has no window with a label, or a negative set cannot be looked for.
+        """
+        scene = self._scene()
+        ground = scene.ground
+        placed = self._place(scene)
+        positives = placed.windows
+        taken = join_spans(scene.peaks, ground.spans(positives))
+        genomic, shuffled = [positives], []
+        facts: dict[str, Any] = self._facts(scene, placed)
+        if isinstance(self._genome, Haplotype):
+            facts["variants_applied"] = self._genome.counts
+        dropped = placed.dropped | {"peaks on ignored contigs": self._peaks.num_ignored}
+        for spec in self._spec.negatives:
+            chosen = choose_negatives(spec, scene, self._compared(ground, positives, spec), taken=taken)
+            if chosen.copy is None:
+                genomic.append(chosen.windows)
+                taken = join_spans(taken, ground.spans(chosen.windows))
+            else:
+                shuffled.append(chosen)
+                facts["shuffled_rows"] = len(chosen.copy)
+            told = dict(chosen.facts)
+            if spec.kind == "random":
+                told["with_a_label"] = int(self._has_label(ground, chosen.windows).sum())
+            facts["negatives"].append(told)
+            key = f"{spec.kind} negatives asked for and not found"
+            dropped[key] = dropped.get(key, 0) + chosen.facts["short"]
+        windows = Windows.of(*(np.concatenate(column) for column in zip(*genomic, strict=True)))
+        dropped["negatives that are positives, or chosen twice"] = sum(len(part.start) for part in genomic) - len(
+            windows.start
+        )
+        shards = self._shards(ground, windows)
+        for each in shuffled:
+            shards += self._shards(ground, each.windows, each.copy)
+        shards.sort(key=lambda shard: SPLITS.index(shard.split))  # stable: genome order within a split
+        regions: dict[str, list[str]] = {
+            split: [str(r.interval) for r in ground.regions if r.split == split] for split in SPLITS
+        }
+        return Plan(shards, dropped, regions, facts)
+
+    def build(self, values: dict[str, Any]) -> BuiltShard:
+        """Make the rows of a planned shard: its bases, shuffled or not, and their labels."""
+        geometry = self._spec.geometry
+        contig, starts = values["contig"], np.array(values["starts"], np.int64)
+        codes = read_windows(self._genome, contig, starts - geometry.margin_bp, geometry.stored_bp)
+        if values["copies"] is None:
+            targets = to_float(self._labeler.labels(contig, starts).dense())
+        else:
+            codes = self._shuffle(contig, starts, codes, copies=np.array(values["copies"], np.int64))
+            targets = np.zeros((len(starts), *self.layout.target_shape), np.float32)
+        loci = Loci(
+            contig=[contig] * len(starts),
+            start=starts,
+            end=starts + geometry.window_bp,
+            strand=["+" if values["copies"] is None else SHUFFLED] * len(starts),
+            fold=np.full(len(starts), values["fold"], np.int16),
+        )
+        rows = make_rows(self.layout, loci, Examples(codes, targets))
+        return BuiltShard(rows, Tally.of(targets, self.tracks), {})
+
+    def candidates(self, split: Split = "train", *, stride_bp: int | None = None) -> Iterator[tuple[str, NDArray]]:
+        """Yield contigs and starts of a split's windows without a peak or a positive, for datasets.mining."""
+        scene = self._scene()
+        ground = scene.ground
+        taken = join_spans(scene.peaks, ground.spans(self._place(scene).windows))
+        windows = unpeaked(ground, taken=taken, stride_bp=stride_bp, seed=self._spec.seed)
+        windows = windows.pick(ground.in_splits([split])[ground.group_of[windows.region]])
+        windows = windows.pick(scene.screen(windows)[0])
+        for contig, rows in ground.runs(windows):
+            yield contig, windows.start[rows]
+
+    def codes(self, contig: str, starts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the codes of windows without their margins, uint8 [B, L]."""
+        return read_windows(self._genome, contig, starts, self._spec.geometry.window_bp)
+
+    def _scene(self) -> Scene:
+        spec, lengths = self._spec, self._reference.contig_lengths
+        masks = load_masks(spec.masks, lengths, data_dir=self._data_dir)
+        regions = assign_regions(spec.folds, lengths, gaps=masks.gaps, geometry=spec.geometry, data_dir=self._data_dir)
+        return Scene(
+            ground=Ground(regions, lengths, geometry=spec.geometry, spec=spec.windows),
+            reference=self._reference,
+            masks=masks,
+            peaks={contig: self._peaks.spans(contig) for contig in self._peaks.contigs},
+            max_n_fraction=spec.windows.max_n_fraction,
+            jitter_bp=spec.jitter_bp,
+            data_dir=self._data_dir,
+        )
+
+    def _place(self, scene: Scene) -> _Placed:
+        """Place windows, and keep those that are fit for a dataset and have a label."""
+        placed = self._tiled(scene) if self._spec.placement == "tile" else self._centred(scene.ground)
+        ground, windows = scene.ground, placed.windows
+        has_label = self._has_label(ground, windows)
+        what = "tiled windows" if self._spec.placement == "tile" else "windows on a peak"
+        windows = windows.pick(has_label)
+        kept, screened, _ = scene.screen(windows)
+        dropped = placed.dropped | {f"{what} without a label": int((~has_label).sum())}
+        dropped |= {f"labelled {reason}": count for reason, count in screened.items()}
+        return _Placed(windows.pick(kept), dropped, placed.facts)
+
+    def _tiled(self, scene: Scene) -> _Placed:
+        spec, lengths = self._spec, self._reference.contig_lengths
+        tiling = tile(
+            scene.ground.regions,
+            lengths,
+            geometry=spec.geometry,
+            spec=spec.windows,
+            masks=scene.masks,
+            data_dir=self._data_dir,
+        )
+        region, start = [], []
+        for shard in tiling.shards:
+            start.append(np.array(shard.starts, np.int64))
+            target_start = np.maximum(0, start[-1] + spec.geometry.crop_bp)  # a padded one may begin before the contig
+            region.append(scene.ground.locate(shard.contig, target_start))
+        dropped = {f"{split} bases under no window": bases for split, bases in tiling.uncovered_bp.items()}
+        for split, reasons in tiling.dropped.items():
+            dropped |= {f"{split} {reason}": count for reason, count in reasons.items()}
+        windows = Windows.of(np.concatenate(region), np.concatenate(start))
+        return _Placed(windows, dropped, {"tiled_windows": len(windows.start)})
+
+    def _centred(self, ground: Ground) -> _Placed:
+        """Place a window over the middle of every group of summits."""
+        spec, geometry = self._spec, self._spec.geometry
+        half, near = geometry.window_bp // 2, int(geometry.window_bp * _CENTRE_SHARE / 2)
+        region, start = [], []
+        num_groups = num_outside = num_centred = num_still_centred = 0
+        for contig, peaks in self._peaks.contigs.items():
+            summits = np.unique(peaks.summit)
+            centre = _group_summits(summits, spec.merge_bp)
+            shifted = jitter_by_locus(contig, centre, jitter_bp=spec.jitter_bp, seed=spec.seed)
+            owner = ground.locate(contig, shifted)
+            inside = owner >= 0
+            region.append(owner[inside])
+            start.append(shifted[inside] - half)
+            num_groups += len(centre)
+            num_outside += int((~inside).sum())
+            num_centred += int((_nearest_bp(summits, centre[inside]) <= near).sum())
+            num_still_centred += int((_nearest_bp(summits, shifted[inside]) <= near).sum())
+        windows = Windows.of(np.concatenate(region), np.concatenate(start))
+        fits = ground.fit(windows)
+        dropped = {
+            "peaks outside every split": num_outside,
+            "windows on a peak beyond the ends of their region": int((~fits).sum()),
+        }
+        shares = [round(count / max(1, num_groups - num_outside), 4) for count in (num_centred, num_still_centred)]
+        position = {"middle_bp": 2 * near + 1, "share_before_jitter": shares[0], "share_after_jitter": shares[1]}
+        return _Placed(windows.pick(fits), dropped, {"merged_peaks": num_groups, "peak_in_the_middle": position})
+
+    def _has_label(self, ground: Ground, windows: Windows, track: str | None = None) -> NDArray[np.bool_]:
+        number = None if track is None else self.layout.tracks.index(track)
+        found = np.zeros(len(windows.start), bool)
+        for contig, rows in ground.runs(windows):
+            found[rows] = self._labeler.labels(contig, windows.start[rows]).positive(number)
+        return found
+
+    def _compared(self, ground: Ground, positives: Windows, spec: NegativeSpec) -> Windows:
+        """Return the positives that a way to choose negatives looks at."""
+        if spec.track is None:
+            return positives
+        compared = positives.pick(self._has_label(ground, positives, spec.track))
+        if not len(compared.start):
+            raise InputError(f"negatives: track {spec.track} labels no window, so that none can be chosen for it")
+        return compared
+
+    def _facts(self, scene: Scene, placed: _Placed) -> dict[str, Any]:
+        ground = scene.ground
+        per_split = ground.by_split(ground.counts(placed.windows))
+        for split in SPLITS:
+            if not per_split.get(split):
+                reasons = ", ".join(f"{count} {reason}" for reason, count in placed.dropped.items() if count)
+                raise InputError(
+                    f"the {split} split has no window with a label (left out were {reasons or 'none'}); "
+                    "name longer regions in folds, or see labels and windows in the job file"
+                )
+        gc_fraction = ground.composition(placed.windows, self._reference).gc_fraction
+        return placed.facts | {
+            "peaks": self._peaks.num_peaks,
+            "positives": per_split,
+            "gc_histogram": gc_histogram(gc_fraction).tolist(),
+            "masks_left_out": {name: dict(counts) for name, counts in scene.masks.left_out.items()},
+            "negatives": [],
+        }
+
+    def _shards(self, ground: Ground, windows: Windows, copy: NDArray[np.int64] | None = None) -> list[PlannedShard]:
+        """Cut the windows of each contig and fold into shards."""
+        shards = []
+        group = ground.group_of[windows.region]
+        for contig, run in ground.contig_rows(windows):
+            for number in np.unique(group[run]).tolist():
+                rows = run.start + np.flatnonzero(group[run] == number)
+                split, fold = ground.groups[number]
+                for first in range(0, len(rows), self._spec.shard_rows):
+                    part = rows[first : first + self._spec.shard_rows]
+                    name = f"part-{quote(contig, safe='')}-{windows.start[part[0]]:010d}"
+                    copies = None if copy is None else copy[part].tolist()
+                    values = {
+                        "contig": contig,
+                        "fold": fold,
+                        "starts": windows.start[part].tolist(),
+                        "copies": copies,
+                    }
+                    name += "" if copies is None else f"-shuffled{copies[0]}"
+                    shards.append(PlannedShard(name, split, len(part), values))
+        return shards
+
+    def _shuffle(
+        self, contig: str, starts: NDArray[np.int64], codes: NDArray[np.uint8], *, copies: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Shuffle each row by what its locus, its copy's number and the seed decide."""
+        (seed,) = [spec.seed for spec in self._spec.negatives if spec.kind == "shuffle"]
+        L = codes.shape[1]
+        shuffled = np.empty_like(codes)
+        at_once = max(1, _SHUFFLED_AT_ONCE // L)
+        for number in np.unique(copies).tolist():
+            of_copy = np.flatnonzero(copies == number)
+            for first in range(0, len(of_copy), at_once):
+                rows = of_copy[first : first + at_once]
+                bases = starts[rows, None] * L + np.arange(L)  # another number for every base of every row
+                draws = locus_draws(f"{contig}\tcopy {number}", bases.ravel(), seed=seed).reshape(bases.shape)
+                shuffled[rows] = shuffle_dinucleotides(codes[rows], draws)
+        return shuffled
+
+
+def _group_summits(summits: NDArray[np.int64], merge_bp: int) -> NDArray[np.int64]:
+    """Return the rounded-down mean of each group of sorted summits: those up to `merge_bp` behind its first."""
+    first, starts = 0, []
+    while first < len(summits):
+        starts.append(first)
+        first = int(np.searchsorted(summits, summits[first] + merge_bp, side="right"))
+    edges = np.array([*starts, len(summits)], np.int64)
+    offset = np.add.reduceat(summits - summits[edges[:-1]].repeat(np.diff(edges)), edges[:-1])
+    return summits[edges[:-1]] + offset // np.diff(edges)
+
+
+def _nearest_bp(summits: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the distance of each position to the nearest of the sorted summits."""
+    after = np.searchsorted(summits, positions)
+    left, right = summits[np.maximum(after - 1, 0)], summits[np.minimum(after, len(summits) - 1)]
+    return np.minimum(np.abs(positions - left), np.abs(right - positions))
