@@ -7,19 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 
+from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, Genome, Track, card_to_dict
 from cisray.datasets.folds import FoldSpec
-from cisray.datasets.from_tracks import summarise
 from cisray.datasets.predictions import EVALUATION_NAME, prediction_schema
-from cisray.datasets.schema import (
-    CARD_NAME,
-    SCHEMA_VERSION,
-    Card,
-    DataFile,
-    Genome,
-    Track,
-    card_to_dict,
-    encode_rows,
-)
+from cisray.datasets.schema import encode_rows
+from cisray.datasets.statistics import TRACKS_NAME, Tally, write_tracks
 from cisray.files import file_digest, write_json
 from cisray.genome.variants import Variant
 from cisray.geometry import Geometry
@@ -107,21 +99,35 @@ def read_page():
     return read
 
 
-def make_card(names=("plain", "gap", "plus", "minus"), *, targets=None, **changes):
-    """Make the card of a small dataset; `targets` per split and track are what its statistics are of."""
+def make_targets(names):
+    """Draw targets [n, 32] per split and track."""
     rng = np.random.default_rng(0)
     sizes = {"train": 3, "valid": 1, "test": 1}
-    targets = targets or {split: {name: rng.gamma(2, 3, (n, 32)) for name in names} for split, n in sizes.items()}
+    return {split: {name: rng.gamma(2, 3, (n, 32)) for name in names} for split, n in sizes.items()}
+
+
+def tally_targets(targets, tracks):
+    """Measure each split's targets, by name."""
+    return {
+        split: Tally.of(np.stack([np.ravel(of_tracks[track.name]) for track in tracks], -1)[None], tracks)
+        for split, of_tracks in targets.items()
+    }
+
+
+def make_card(names=("plain", "gap", "plus", "minus"), *, targets=None, **changes):
+    """Make the card of a small dataset; `targets` per split and track are what its statistics are of."""
     pairs = {"plus": "minus", "minus": "plus"}
+    tracks = changes.get("tracks") or tuple(
+        Track(name=name, file=f"{index}.bw", strand_pair=pairs.get(name)) for index, name in enumerate(names)
+    )
+    tallies = tally_targets(targets or make_targets(names), tracks)
     fields = {
         "schema_version": SCHEMA_VERSION,
         "name": "simulated",
         "cisray_version": "0.1.0",
         "genome": Genome(name="sim", fasta="genome.fa", digest="ab" * 32, contig_lengths=LENGTHS, contig_digests={}),
         "geometry": Geometry(window_bp=2304, bin_bp=64, crop_bins=2, margin_bp=16),
-        "tracks": tuple(
-            Track(name=name, file=f"{index}.bw", strand_pair=pairs.get(name)) for index, name in enumerate(names)
-        ),
+        "tracks": tracks,
         "contig_names": {name: {} for name in names},
         "absent_contigs": {name: [] for name in names},
         "folds": FoldSpec(valid=("sim2:0-20000",), test=("sim3",)),
@@ -130,12 +136,9 @@ def make_card(names=("plain", "gap", "plus", "minus"), *, targets=None, **change
             "valid": ["sim2:0-20000"],
             "test": ["sim3:0-30000"],
         },
-        "counts": sizes,
+        "counts": {"train": 3, "valid": 1, "test": 1},
         "dropped": {"windows with too many N": 4, "test bases under no window": 1328},
-        "statistics": {
-            split: {name: summarise(np.asarray(values)) for name, values in of_tracks.items()}
-            for split, of_tracks in targets.items()
-        },
+        "statistics": {split: tally.statistics([track.name for track in tracks]) for split, tally in tallies.items()},
         "files": (DataFile(path="examples/split=train/part-sim1.parquet", rows=5, sha256="cd" * 32),),
         "job": {"name": "simulated", "note": "</pre><b>"},
     }
@@ -165,10 +168,15 @@ def card_of():
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    def make(card):
-        (tmp_path / "dataset").mkdir(exist_ok=True)
-        write_json(tmp_path / "dataset" / CARD_NAME, card_to_dict(card))
-        return tmp_path / "dataset"
+    """Write the card of a dataset and, of the targets that it was made with, its histograms."""
+
+    def make(card, targets=None):
+        folder = tmp_path / "dataset"
+        folder.mkdir(exist_ok=True)
+        tallies = tally_targets(targets or make_targets(card.track_names), card.tracks)
+        write_tracks(folder / TRACKS_NAME, card.tracks, tallies)
+        write_json(folder / CARD_NAME, card_to_dict(card))
+        return folder
 
     return make
 

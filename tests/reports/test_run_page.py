@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
+from cisray.datasets.card import Track
 from cisray.datasets.predictions import Predicted
-from cisray.datasets.schema import Track
 from cisray.errors import InputError
 from cisray.files import write_json
 from cisray.reports.run_page import (

@@ -1,34 +1,57 @@
 """A dataset as a page: what may be wrong with it first, then what it holds and how it was made."""
 
-import functools
 import json
-import operator
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from cisray.datasets.folds import FoldSpec, Split
-from cisray.datasets.schema import Card, Statistics, Track, read_card
+from cisray.datasets.card import Card, Genome, read_card
+from cisray.datasets.checks import find_suspicions
+from cisray.datasets.folds import FoldSpec
+from cisray.datasets.statistics import TRACKS_NAME
+from cisray.errors import InputError
 from cisray.genome.intervals import parse_region
 from cisray.geometry import Geometry
+from cisray.reports.dataset_tracks import (
+    contigs_section,
+    files_section,
+    histograms_section,
+    statistics_section,
+    suspicions_section,
+    transforms_section,
+)
 from cisray.reports.figures import MOST_CONTIGS, Stretch, contig_map, embed
 from cisray.reports.page import (
+    NO_VALUE,
     PAGE_NAME,
     Markup,
     Section,
-    callout,
     facts,
     folded,
     number,
-    share,
     table,
     text,
     write_page,
 )
 
-MOST_MASKED = 0.5
-"""A larger share of bins without data is worth a note."""
-FAR_OUT = 50
-"""A largest value this many standard deviations above the mean is worth a note."""
+MOST_ROWS = 100
+"""Rows of a table of files or facts."""
+MOST_LISTED = 20
+"""Values in one cell, and entries of a long list in the job."""
+SHOWN_DIGITS = 16
+"""Of the digests of files, which stand whole in the card."""
+MOST_COLUMNS = 8
+"""Of a table of facts; more are names, such as those of contigs, and stand in rows."""
+MOST_STRETCHES = 1500
+"""More make the map of contigs heavier than the rest of the page."""
+KINDS = {
+    "coverage": "signal along the genome, 0 or more in every bin",
+    "labels": "labels, 0 or 1 for every class",
+    "measurements": "numbers as they were measured",
+}
+NUMBERS = {"<f4": "float32, NaN where there is no data", "<f2": "float16, NaN where there is no data"}
+NUMBERS["u1"] = "uint8: 0, 1, and 255 where there is no label"
 
 
 def write_dataset_page(dataset_dir: Path) -> Path:
@@ -38,59 +61,38 @@ def write_dataset_page(dataset_dir: Path) -> Path:
         InputError: the folder is not a finished dataset.
     """
     card = read_card(dataset_dir)
+    if not (dataset_dir / TRACKS_NAME).exists():
+        raise InputError(f"{dataset_dir}: no {TRACKS_NAME} beside the card; copy the whole folder, or build it again")
+    suspicions = find_suspicions(card)
     sections = [
-        _suspicions(card),
+        suspicions_section(card, suspicions),
         _description(card),
         _splits(card),
-        _statistics(card),
-        _dropped(card),
-        _contigs(card),
-        _transforms(card),
-        _origin(card),
+        statistics_section(card, suspicions),
     ]
-    subtitle = f"{len(card.tracks)} tracks over {card.genome.name}, {sum(card.counts.values()):,} examples"
-    return write_page(dataset_dir / PAGE_NAME, title=f"Dataset {card.name}", subtitle=subtitle, sections=sections)
+    if card.kind != "labels":
+        sections.append(histograms_section(dataset_dir, card, suspicions))
+    sections += [_dropped(card), files_section(card, suspicions)]
+    if card.genome is not None:
+        sections.append(contigs_section(card))
+    sections.append(transforms_section(card))
+    if card.facts:
+        content = lay_out(card.facts)
+        sections.append(
+            Section("What was chosen and counted", "What the source says of how it made the rows.", content)
+        )
+    sections += [_sources(card), _origin(card)]
+    return write_page(
+        dataset_dir / PAGE_NAME, title=f"Dataset {card.name}", subtitle=_subtitle(card), sections=sections
+    )
 
 
-def find_suspicious(card: Card) -> tuple[list[str], list[str]]:
-    """Return warnings (tracks that are empty or constant) and notes (much masked, far outliers), in words."""
-    warnings, notes = [], []
-    for track in card.track_names:
-        of_splits = {split: of_tracks[track] for split, of_tracks in card.statistics.items()}
-        whole = functools.reduce(operator.add, of_splits.values())
-        if not whole.num_present:
-            warnings.append(f"{track} is empty: it has no data in any split.")
-            continue
-        if whole.least == whole.greatest:
-            warnings.append(f"{track} is constant: every bin with data is {number(whole.least)}.")
-        for split, one in of_splits.items():
-            if not one.num_present:
-                warnings.append(f"{track} has no data in the {split} split.")
-            elif one.least == one.greatest and whole.least != whole.greatest:
-                warnings.append(
-                    f"{track} is constant in the {split} split: every bin with data is {number(one.least)}."
-                )
-        notes += _note_masked(track, of_splits) + _note_outlier(track, whole)
-    return warnings, notes
-
-
-def _note_masked(track: str, of_splits: Mapping[Split, Statistics]) -> list[str]:
-    masked = [
-        f"{share(one.num_masked, one.num_bins)} of the {split} split's bins"
-        for split, one in of_splits.items()
-        if one.num_present and one.num_masked > MOST_MASKED * one.num_bins
-    ]
-    return [f"{track} has no data in {' and '.join(masked)}."] if masked else []
-
-
-def _note_outlier(track: str, whole: Statistics) -> list[str]:
-    if whole.greatest is None or whole.variance <= 0:
-        return []
-    deviations = (whole.greatest - whole.mean) / whole.variance**0.5
-    if deviations <= FAR_OUT:
-        return []
-    reaches = f"{track} reaches {number(whole.greatest)}, {deviations:,.0f} standard deviations above its mean"
-    return [f"{reaches}: a few bins may rule the loss; clip_soft would tame them."]
+def _subtitle(card: Card) -> str:
+    many = len(card.tracks) > 1
+    noun = {"coverage": "track", "labels": "class", "measurements": "measurement"}[card.kind]
+    plural = {"coverage": "tracks", "labels": "classes", "measurements": "measurements"}[card.kind]
+    place = f"over {card.genome.name}" if card.genome else "of sequences that lie on no genome"
+    return f"{len(card.tracks):,} {plural if many else noun} {place}, {sum(card.counts.values()):,} examples"
 
 
 def describe_geometry(geometry: Geometry) -> list[tuple[str, str]]:
@@ -115,179 +117,220 @@ def describe_geometry(geometry: Geometry) -> list[tuple[str, str]]:
     ]
 
 
-def describe_transform(track: Track) -> str:
-    """Say in words how bases become the target that a model learns."""
-    steps = []
-    if track.uncovered == "zero":
-        steps.append("bases without a value count as 0")
-    else:
-        steps.append("bases without a value are no data")
-    if track.smooth_bp > 1:
-        steps.append(f"running mean over {track.smooth_bp:,} bp")
-    steps.append(f"{track.statistic} over the bases of a bin")
-    if track.scale != 1:
-        steps.append(f"times {track.scale:g}")
-    if track.clip_soft is not None:
-        c = track.clip_soft
-        steps.append(f"what then exceeds {c:g} becomes {c - 1:g} + sqrt(x - {c - 1:g})")
-    return "; ".join(steps)
+def describe_inputs(card: Card) -> list[tuple[str, str]]:
+    """Say in words what a model reads beside one sequence."""
+    inputs, said = card.inputs, []
+    if inputs.sequences > 1:
+        said.append(("sequences", f"{inputs.sequences:,} per row; rows with fewer are filled up, and masked"))
+    if inputs.covariates:
+        said.append(("covariates", _join(inputs.covariates)))
+    if inputs.channels:
+        names = [f"{channel.name} ({channel.file})" for channel in inputs.channels]
+        said.append(("channels", f"one value for {inputs.channel_bp:,} bp of {_join(names)}"))
+    if inputs.weighted:
+        said.append(("weight", "one per row"))
+    return said or [("further inputs", "none")]
 
 
-def describe_inverse(track: Track) -> str:
-    """Say in words how a target becomes the value of a bin again."""
-    steps = []
-    if track.clip_soft is not None:
-        c = track.clip_soft
-        steps.append(f"what exceeds {c:g} becomes (y - {c - 1:g})² + {c - 1:g}")
-    if track.scale != 1:
-        steps.append(f"divided by {track.scale:g}")
-    return "; then ".join(steps) or "none: a target is the value of its bin"
-
-
-def _suspicions(card: Card) -> Section:
-    warnings, notes = find_suspicious(card)
-    content = []
-    if warnings:
-        content.append(callout("warning", "Look at these before training", warnings))
-    else:
-        content.append(callout("good", "Every track has data that vary in every split."))
-    if notes:
-        content.append(callout("note", "Good to know", notes))
-    return Section("Suspicious tracks", "Tracks from which little or nothing can be learned or measured.", content)
-
-
-def _description(card: Card) -> Section:
-    genome_bp = sum(card.genome.contig_lengths.values())
-    pairs: list[tuple[str, object]] = [
-        ("name", card.name),
-        ("genome", f"{card.genome.name}, {len(card.genome.contig_lengths):,} contigs, {genome_bp:,} bp"),
-        ("FASTA", card.genome.fasta),
-        *describe_geometry(card.geometry),
-        ("tracks", len(card.tracks)),
-    ]
-    rows = [[track.name, track.description or "–", track.file, track.strand_pair or "–"] for track in card.tracks]
-    return Section(
-        "What was built",
-        "Windows of the genome, and what every track measured over their bins.",
-        [facts(pairs), table(["track", "what it is", "file", "other strand"], rows, caption="Tracks")],
-    )
-
-
-def _splits(card: Card) -> Section:
-    stretches, rows = [], []
-    for split, count in card.counts.items():
-        intervals = [parse_region(region, card.genome.contig_lengths) for region in card.regions[split]]
-        stretches += [Stretch(one.contig, one.start, one.end, split) for one in intervals]
-        rows.append([split, count, sum(one.width for one in intervals), len(intervals)])
-    shown = min(MOST_CONTIGS, len(card.genome.contig_lengths))
-    hidden = len(card.genome.contig_lengths) - shown
-    picture = embed(
-        contig_map(card.genome.contig_lengths, stretches),
-        alt="contigs as bars, coloured by the split that each stretch belongs to",
-        caption=f"The {shown:,} longest contigs; {hidden:,} shorter ones are not drawn." if hidden else "",
-        wide=True,
-    )
-    return Section(
-        "Splits",
-        "Every stretch of the genome belongs to one split, so that what is measured was never learned from.",
-        [table(["split", "examples", "bases", "regions"], rows), text(_describe_folds(card.folds)), picture],
-    )
-
-
-def _describe_folds(folds: FoldSpec) -> str:
+def describe_folds(folds: FoldSpec) -> str:
+    """Say in words how the genome was divided."""
     excluded = f" {', '.join(folds.exclude)}: in no split." if folds.exclude else ""
+    labelled = f"fold {folds.valid_fold} is valid, fold {folds.test_fold} is test, the others are train."
     if folds.num_folds:
+        cut = f"Pieces of at most {folds.break_bp:,} bp were dealt out to {folds.num_folds} folds"
+        return f"{cut}; {labelled}{excluded}"
+    if folds.valid_fraction:
         return (
-            f"Pieces of at most {folds.break_bp:,} bp were dealt out to {folds.num_folds} folds; "
-            f"fold {folds.valid_fold} is valid, fold {folds.test_fold} is test, the others are train.{excluded}"
+            f"Pieces of at most {folds.break_bp:,} bp were drawn with seed {folds.seed}: {folds.valid_fraction:.1%} of "
+            f"the bases for valid, {folds.test_fraction:.1%} for test; the rest is train.{excluded}"
         )
+    if folds.sequences is not None:
+        what = {"input": "windows", "target": "predicted parts of windows", "region": "regions"}[folds.sequences_are]
+        return f"{folds.sequences} lists {what} and their splits; where it numbers folds, {labelled}{excluded}"
+    if folds.chromosomes is not None:
+        return f"{folds.chromosomes} lists the contigs of every split.{excluded}"
     return (
         f"Named regions: valid is {', '.join(folds.valid)}; test is {', '.join(folds.test)}; "
         f"the rest is train.{excluded}"
     )
 
 
-def _statistics(card: Card) -> Section:
-    rows = [
-        [
-            track,
-            split,
-            one.num_bins,
-            share(one.num_present, one.num_bins),
-            one.mean,
-            one.variance,
-            one.least,
-            one.greatest,
-        ]
-        for track in card.track_names
-        for split, of_tracks in card.statistics.items()
-        for one in [of_tracks[track]]
-    ]
-    header = ["track", "split", "bins", "with data", "mean", "variance", "min", "max"]
+def _description(card: Card) -> Section:
+    pairs: list[tuple[str, object]] = [("name", card.name), ("tracks", len(card.tracks)), ("targets", KINDS[card.kind])]
+    pairs += [("stored as", NUMBERS[card.target_type]), *_describe_genome(card.genome)]
+    pairs += [*describe_geometry(card.geometry), *describe_inputs(card)]
     return Section(
-        "Tracks",
-        "Targets as stored, after each track's transform; windows that overlap count a bin more than once.",
-        [table(header, rows)],
+        "What was built",
+        "What a row holds: bases that a model reads, and what every track measured over them.",
+        [facts(pairs)],
     )
+
+
+def _describe_genome(genome: Genome | None) -> list[tuple[str, object]]:
+    if genome is None:
+        return [("genome", "none: each sequence is a contig of its own")]
+    genome_bp = sum(genome.contig_lengths.values())
+    said: list[tuple[str, object]] = [
+        ("genome", f"{genome.name}, {len(genome.contig_lengths):,} contigs, {genome_bp:,} bp"),
+        ("FASTA", genome.fasta),
+    ]
+    if genome.haplotype_digest is not None:
+        said.append(
+            ("sample", f"a sample's variants were applied; its bases have the digest {genome.haplotype_digest}")
+        )
+    return said
+
+
+def _splits(card: Card) -> Section:
+    rows: list[list[object]] = [[split, count] for split, count in card.counts.items()]
+    said = [text(describe_folds(card.folds))] if card.folds else []
+    if card.genome is None:
+        return Section("Splits", "What each example is for.", [table(["split", "examples"], rows), *said])
+    lengths, stretches = card.genome.contig_lengths, []
+    for row, split in zip(rows, card.counts, strict=True):
+        intervals = [parse_region(region, lengths) for region in card.regions.get(split, [])]
+        stretches += [Stretch(one.contig, one.start, one.end, split) for one in intervals]
+        row += [sum(one.width for one in intervals), len(intervals)]
+    drawn, words = join_stretches(stretches, most=MOST_STRETCHES), []
+    if len(drawn) < len(stretches):
+        words.append(
+            f"{len(stretches):,} stretches are too many to draw: short ones are drawn as part of the one before them, "
+            "so that only the table tells how many bases each split has."
+        )
+    if len(lengths) > MOST_CONTIGS:
+        hidden = len(lengths) - MOST_CONTIGS
+        words.append(f"The {MOST_CONTIGS:,} longest contigs; {hidden:,} shorter ones are not drawn.")
+    picture = embed(
+        contig_map(lengths, drawn),
+        alt="contigs as bars, coloured by the split that each stretch belongs to",
+        caption=" ".join(words),
+        wide=True,
+    )
+    return Section(
+        "Splits",
+        "Every stretch of the genome belongs to one split, so that what is measured was never learned from.",
+        [table(["split", "examples", "bases", "regions"], rows), *said, picture],
+    )
+
+
+def join_stretches(stretches: Sequence[Stretch], *, most: int) -> list[Stretch]:
+    """Return at most about `most` stretches for a map: of more, the short ones go to the one before them."""
+    if len(stretches) <= most:
+        return list(stretches)
+    ends: dict[str, int] = {}
+    for one in stretches:
+        ends[one.contig] = max(ends.get(one.contig, 0), one.end)
+    dot_bp = -(-sum(ends.values()) // most)
+    joined: list[Stretch] = []
+    for one in sorted(stretches):
+        last = joined[-1] if joined and joined[-1].contig == one.contig else None
+        far = last is not None and one.start - last.end > dot_bp
+        if last is None or far or (one.split != last.split and last.end - last.start >= dot_bp):
+            joined.append(one)
+        else:
+            joined[-1] = last._replace(end=max(last.end, one.end))
+    return joined
 
 
 def _dropped(card: Card) -> Section:
     rows: list[list[object]] = [[reason, count] for reason, count in card.dropped.items()]
     content = [table(["reason", "count"], rows)] if rows else [text("Nothing was left out.")]
-    return Section("Left out", "What is in the splits' regions but not in the examples, and why.", content)
+    return Section("Left out", "What could have been in the examples and is not, and why.", content)
 
 
-def _contigs(card: Card) -> Section:
-    lacking = _alike({track: ", ".join(contigs) for track, contigs in card.absent_contigs.items() if contigs})
-    renamed = _alike(
-        {
-            track: ", ".join(f"{old} is {new}" for old, new in names.items())
-            for track, names in card.contig_names.items()
-            if names
-        }
-    )
-    content: list[Markup] = []
-    if lacking:
-        content.append(table(["tracks", "contigs their files lack"], lacking, caption="Contigs without data"))
-    else:
-        content.append(text("Every track's file has every contig."))
-    if renamed:
-        header = ["tracks", "name in their files, and in the genome"]
-        content.append(table(header, renamed, caption="Contig names that were mapped"))
-    else:
-        content.append(text("Every file names its contigs as the genome does."))
-    return Section("Contig names", "How each track's file fits the genome; a contig that it lacks is no data.", content)
+def lay_out(values: Mapping[str, Any], caption: str = "") -> list[Markup]:
+    """Lay out nested plain values: single ones in a list, then a table for what is itself a dict or a list of dicts."""
+    plain = [[_words(key), _said(value)] for key, value in values.items() if _is_plain(value)]
+    content = []
+    if plain and caption:
+        content += _first([caption, "value"], plain)
+    elif plain:
+        content.append(facts([(str(name), value) for name, value in plain]))
+    for key, value in values.items():
+        if not _is_plain(value):
+            content += _lay_out_one(value, f"{caption}: {_words(key)}" if caption else _words(key))
+    return content
 
 
-def _alike(words_of: Mapping[str, str]) -> list[list[object]]:
-    """Return rows of the tracks of which the same is to be said, and what that is."""
-    tracks_of: dict[str, list[str]] = {}
-    for track, words in words_of.items():
-        tracks_of.setdefault(words, []).append(track)
-    return [[", ".join(tracks), words] for words, tracks in tracks_of.items()]
+def _lay_out_one(value: Any, caption: str) -> list[Markup]:
+    named = isinstance(value, Mapping)
+    rows = list(value.values()) if named else value
+    if all(isinstance(row, Mapping) and all(map(_is_plain, row.values())) for row in rows):
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        header, cells = [_words(key) for key in columns], [[_said(row.get(key)) for key in columns] for row in rows]
+        if columns and not named:
+            return _first(header, cells, caption)
+        if named and 0 < len(columns) <= MOST_COLUMNS:
+            cells = [[_words(key), *row] for key, row in zip(value, cells, strict=True)]
+            return _first(["", *header], cells, caption)
+    if named:
+        return lay_out(value, caption)
+    return [folded(caption, json.dumps(shortened(value), indent=2, ensure_ascii=False))]
 
 
-def _transforms(card: Card) -> Section:
-    rows = [[track.name, describe_transform(track), describe_inverse(track)] for track in card.tracks]
-    header = ["track", "from bases to target", "from target back to the bin's value"]
-    return Section(
-        "Transforms",
-        "How each track's values become the targets that a model learns, and how predictions are turned back.",
-        [table(header, rows)],
-    )
+def _is_plain(value: Any) -> bool:
+    """Say whether a value fits in one cell."""
+    return not value or not isinstance(value, Mapping | list | tuple) or _is_flat(value)
+
+
+def _is_flat(value: Any) -> bool:
+    return not isinstance(value, Mapping) and not any(isinstance(one, Mapping | list | tuple) for one in value)
+
+
+def _said(value: Any) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping | list | tuple):
+        return _join([number(one) for one in value]) or "none"
+    return NO_VALUE if value in ("", None) else value
+
+
+def _words(key: object) -> str:
+    """Write a key as words; what is no key, such as the name of a contig, stays."""
+    return str(key).replace("_", " ") if re.fullmatch("[a-z]+(_[a-z]+)*", str(key)) else str(key)
+
+
+def _join(values: Sequence[str]) -> str:
+    more = f" and {len(values) - MOST_LISTED:,} more" if len(values) > MOST_LISTED else ""
+    return ", ".join(values[:MOST_LISTED]) + more
+
+
+def _first(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> list[Markup]:
+    content = [table(header, rows[:MOST_ROWS], caption=caption)]
+    if len(rows) > MOST_ROWS:
+        content.append(text(f"{len(rows) - MOST_ROWS:,} more rows are in card.json, in the dataset's folder."))
+    return content
+
+
+def _sources(card: Card) -> Section:
+    rows = [[source.path, source.num_bytes, source.sampled_digest[:SHOWN_DIGITS]] for source in card.sources]
+    header = ["file", "bytes", "digest of samples, its beginning"]
+    content = _first(header, rows) if rows else [text("The card names none.")]
+    return Section("Source files", "What the dataset was made from.", content)
 
 
 def _origin(card: Card) -> Section:
-    pairs = [
-        ("digest", card.digest),
-        ("genome digest", card.genome.digest),
+    pairs = [("digest", card.digest)]
+    if card.genome is not None:
+        pairs.append(("genome digest", card.genome.digest))
+    pairs += [
         ("files", f"{len(card.files):,} Parquet files, {sum(file.rows for file in card.files):,} rows"),
         ("cisray", card.cisray_version),
         ("schema version", str(card.schema_version)),
     ]
-    job = json.dumps(card.job, indent=2, ensure_ascii=False)
+    job = json.dumps(shortened(card.job), indent=2, ensure_ascii=False)
     return Section(
         "Where it comes from",
         "What identifies this dataset, and the job that makes it again.",
         [facts(pairs), folded("The job, with its overrides", job)],
     )
+
+
+def shortened(value: Any) -> Any:
+    """Return plain values with long lists cut, and the rest of each counted."""
+    if isinstance(value, Mapping):
+        return {key: shortened(one) for key, one in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    kept = [shortened(one) for one in value[:MOST_LISTED]]
+    return [*kept, f"... and {len(value) - MOST_LISTED:,} more, in card.json"] if len(value) > MOST_LISTED else kept

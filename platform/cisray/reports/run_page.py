@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cisray.datasets.card import Card, Track, read_card
 from cisray.datasets.predictions import EVALUATION_NAME, Predicted, read_predicted
-from cisray.datasets.schema import Card, Track, read_card
 from cisray.errors import InputError
 from cisray.files import read_json
 from cisray.reports.figures import Panel, density, embed, learning_curves, penalty_curve, signal_view
@@ -67,7 +67,8 @@ def write_run_page(evaluation_dir: Path) -> Path:
         _origin(models, results, card),
     ]
     title = f"{next(iter(models))} on {card.name}"
-    subtitle = f"measured on the {results['split']} split of {card.name} ({card.genome.name}), {_strands(results)}"
+    genome = card.genome_for("an evaluation along contigs").name
+    subtitle = f"measured on the {results['split']} split of {card.name} ({genome}), {_strands(results)}"
     return write_page(evaluation_dir / PAGE_NAME, title=title, subtitle=subtitle, sections=sections)
 
 
