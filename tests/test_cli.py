@@ -15,10 +15,11 @@ from whole_program import JOBS
 pytestmark = pytest.mark.ray
 VERBS = {
     "simulate": ["DIR", "--seed"],
-    "build": ["JOB.toml", "--set"],
+    "build": ["JOB.toml", "--set", "--dry-run"],
     "train": ["JOB.toml", "--set"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
     "score": ["JOB.toml", "--set"],
+    "export": ["DATASET", "--out", "--extent", "--folds"],
     "report": ["DIR", "--truth"],
 }
 
@@ -318,3 +319,24 @@ def test_a_run_prints_paths_that_are_there_and_a_rerun_says_that_nothing_was_don
     assert outcome.code == 0, outcome.err
     (page,) = [Path(line.removeprefix("report: ")) for line in outcome.out.splitlines() if line.startswith("report")]
     assert (tmp_path / page).stat().st_size > 10_000
+
+
+def test_a_dry_run_says_how_much_work_it_is_and_writes_nothing(cisray, simulated, tmp_path):
+    outcome = cisray(*build_settings(simulated, tmp_path / "dry/out"), "--dry-run")
+    assert outcome.code == 0
+    for word in ("train", "973", "left out: 608 test bases under no window"):
+        assert word in outcome.err
+    assert "shards: 4, in 2 processes" in outcome.out
+    assert "memory per process: " in outcome.out
+    assert "time: " in outcome.out
+    assert not (tmp_path / "dry").exists()
+
+
+def test_a_dataset_is_exported_for_calicos_tools(cisray, refused, dataset, tmp_path):
+    outcome = cisray("export", dataset, "--out", tmp_path / "calico")
+    assert outcome.code == 0
+    rows = [line.split("\t") for line in (tmp_path / "calico/sequences.bed").read_text().splitlines()]
+    assert len(rows) == 584 + 389 + 58 + 58
+    assert {row[3] for row in rows} == {"train", "valid", "test"}
+    assert (tmp_path / "calico/targets.txt").read_text().count("\n") == 5
+    assert "wanted target or input" in refused("export", dataset, "--out", tmp_path / "x", "--extent", "bin")

@@ -105,11 +105,11 @@ def simulated(own_cache, tmp_path_factory):
 def build_job(simulated):
     """The tiny dataset's job on that genome, cut into many shards."""
     from cisray.config import load_job
-    from cisray.flows.build import BuildJob
+    from cisray.flows.build import TracksJob
 
     def make(out, **changes):
         overrides = [f"data_dir={simulated}", f"out={out}", "windows.shard_bp=20000"]
-        return dataclasses.replace(load_job(JOBS / "dataset.toml", BuildJob, overrides), **changes)
+        return dataclasses.replace(load_job(JOBS / "dataset.toml", TracksJob, overrides), **changes)
 
     return make
 

@@ -14,9 +14,12 @@ from cisray import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cisray.flows.build import BuildJob
     from cisray.progress import Progress
 
 LOG_WIDTH = 140
+# So many tracks are named where something is told of each; the report has all.
+MOST_SHOWN = 8
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,40 +79,78 @@ def simulate(
 
 
 @app.command()
-def build(job_path: JobFile, overrides: Overrides = None) -> None:
-    """Build a dataset from a genome and its tracks."""
+def build(
+    job_path: JobFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how much work it is, after timing one shard, and write nothing.")
+    ] = False,
+) -> None:
+    """Build a dataset from a genome and its tracks or peaks, from a table, or from TFRecords."""
     from cisray.config import load_job
-    from cisray.datasets.schema import CARD_NAME, read_card
-    from cisray.flows.build import BuildJob
+    from cisray.datasets.card import CARD_NAME
     from cisray.flows.build import build as run
-    from cisray.reports.console import print_table, progress_bars
+    from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, member_jobs
+    from cisray.reports.console import progress_bars
 
-    job = load_job(job_path, BuildJob, overrides or ())
-    is_done = (Path(job.out) / CARD_NAME).exists()  # then it is of this very job, or refused
+    job = load_job(job_path, AnyBuildJob, overrides or ())
+    members = member_jobs(job) if isinstance(job, GenomesJob) else {"": job}
+    if dry_run:
+        for name, member in members.items():
+            _print_forecast(member, name)
+        return
+    is_done = all(
+        (Path(member.out) / CARD_NAME).exists() for member in members.values()
+    )  # of this very job, or refused
     console = _console()
     with progress_bars(console) as report:
-        out = run(job, report=report)
-    card = read_card(out)
-    rows = [
-        [
-            split,
-            card.counts[split],
-            *(f"{one.mean:.3g} ({one.num_present / one.num_bins:.0%})" for one in card.statistics[split].values()),
-        ]
-        for split in card.counts
-    ]
-    header = ["split", "examples", *card.track_names]
+        out = build_genomes(job, report=report) if isinstance(job, GenomesJob) else run(job, report=report)
+    for member in members.values():
+        _print_dataset(Path(member.out))
+    print(f"{'already built' if is_done else 'dataset'}: {out}")
+
+
+def _print_forecast(job: "BuildJob", genome: str) -> None:
+    """Print what a build would do."""
+    from cisray.flows.build import forecast
+    from cisray.reports.console import print_table
+
+    found = forecast(job)
+    rows = [[split, count, f"{count * found.row_bytes / 1e9:.3g}"] for split, count in found.rows.items()]
+    console = _console()
+    print_table(
+        console, f"{genome or job.name}: rows at most, and GB of arrays before packing", ["split", "rows", "GB"], rows
+    )
+    for reason, count in found.dropped.items():
+        if count:
+            console.print(f"left out: {count:,} {reason}", highlight=False)
+    print(f"shards: {found.num_shards:,}, in {found.workers} processes")
+    print(f"memory per process: {found.task_bytes / 1e6:,.0f} MB beside the opened inputs, by one shard that was timed")
+    print(f"time: {found.core_s / found.workers:,.2g} s ({found.core_s:,.2g} s of one core), by the same shard")
+
+
+def _print_dataset(folder: Path) -> None:
+    """Print what a dataset holds, what looks wrong in it first."""
+    from cisray.datasets.card import read_card
+    from cisray.datasets.checks import describe_suspicions, find_suspicions, summary_rows
+    from cisray.reports.console import print_table
+
+    card, console = read_card(folder), _console()
+    for line in describe_suspicions(find_suspicions(card), most=MOST_SHOWN):
+        console.print(line, highlight=False, markup=False)
+    header, *rows = summary_rows(card, most_tracks=MOST_SHOWN)
     print_table(console, "Examples, and per track the mean and the share of bins with data", header, rows)
     renamed = {track: names for track, names in card.contig_names.items() if names}
-    for track, names in renamed.items():
+    for track, names in list(renamed.items())[:MOST_SHOWN]:
         console.print(
             f"{track}: contigs renamed: {', '.join(f'{old} is {new}' for old, new in names.items())}",
             highlight=False,
         )
+    if len(renamed) > MOST_SHOWN:
+        console.print(f"and contigs of {len(renamed) - MOST_SHOWN:,} more tracks, alike", highlight=False)
     for reason, count in card.dropped.items():
         if count:
             console.print(f"left out: {count:,} {reason}", highlight=False)
-    print(f"{'already built' if is_done else 'dataset'}: {out}")
 
 
 @app.command()
@@ -119,7 +160,7 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
 
     from cisray.bundle import Predictor
     from cisray.config import load_job
-    from cisray.datasets.schema import read_card
+    from cisray.datasets.card import read_card
     from cisray.flows.train import TrainJob
     from cisray.flows.train import train as run
     from cisray.reports.console import progress_bars
@@ -241,7 +282,7 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
         version=fetched.version,
         held_out_contigs=tuple(
             contig
-            for contig, length in predictor.card.genome.contig_lengths.items()
+            for contig, length in predictor.card.genome_for("scoring").contig_lengths.items()
             if f"{contig}:0-{length}" in predictor.card.regions["test"]
         ),
     )
@@ -266,6 +307,27 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def export(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    extent: Annotated[
+        str, typer.Option(help="What the intervals of sequences.bed are: target (the predicted part) or input.")
+    ] = "target",
+    folds: Annotated[
+        bool, typer.Option("--folds", help="Label intervals foldN instead of train, valid, test.")
+    ] = False,
+) -> None:
+    """Write a dataset's tracks, windows and sizes as Calico's targets.txt, sequences.bed and statistics.json."""
+    from cisray.datasets.calico_export import export_calico
+    from cisray.errors import InputError
+
+    if extent not in ("target", "input"):
+        raise InputError(f"--extent {extent!r}: wanted target or input")
+    export_calico(dataset, out, extent="input" if extent == "input" else "target", labels="fold" if folds else "split")
+    print(f"targets.txt, sequences.bed, statistics.json: {out}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset, an evaluation or a score table.")],
     truth: Annotated[
@@ -276,8 +338,8 @@ def report(
     ] = None,
 ) -> None:
     """Make one HTML page of a dataset, an evaluation or a score table."""
+    from cisray.datasets.card import CARD_NAME
     from cisray.datasets.predictions import EVALUATION_NAME
-    from cisray.datasets.schema import CARD_NAME
     from cisray.errors import InputError
     from cisray.reports.dataset_page import write_dataset_page
     from cisray.reports.run_page import write_run_page

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cisray.config import load_job
-from cisray.flows.build import BuildJob
+from cisray.flows.build import TracksJob
 from cisray.genome.simulate import SimulationSpec, simulate
 
 JOBS = Path(__file__).parents[2] / "jobs" / "tiny"
@@ -30,7 +30,7 @@ def simulate_genome(folder: Path, *, train_bp: int, held_out_bp: int) -> Path:
     return folder
 
 
-def tiny_build_job(genome_dir: Path, out: Path, **changes: object) -> BuildJob:
+def tiny_build_job(genome_dir: Path, out: Path, **changes: object) -> TracksJob:
     """Return the job that builds the tiny dataset of a simulated genome."""
-    job = load_job(JOBS / "dataset.toml", BuildJob, [f"data_dir={genome_dir}", f"out={out}"])
+    job = load_job(JOBS / "dataset.toml", TracksJob, [f"data_dir={genome_dir}", f"out={out}"])
     return dataclasses.replace(job, **changes)

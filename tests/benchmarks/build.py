@@ -1,19 +1,24 @@
-"""Does it pay to read each bigWig once per shard, and how fast is a whole build?
+"""How fast is a dataset built, against the raw decoding of its bigWigs, and do two workers do twice the work?
 
-The same windows of a simulated genome of four tracks are made in three ways, in one process: by `build_shard`, and
-by one `values` or one exact `stats` call of pyBigWig per window and track. The last two make nothing but arrays;
-`build_shard` also makes the Arrow table and the statistics of its rows. Then `flows.build` makes a whole dataset.
+Windows of 131,072 bp in bins of 128 bp are made of simulated coverage: half of the tracks hold runs of reads' lengths,
+half a value per base. In one process, each contender goes once over all bases of all tracks, in stretches of a shard's
+length: `build_shard`, which also makes the table of rows and its statistics; pyBigWig and, where it is installed,
+pybigtools, which make an array of bases and do nothing with it; and pyBigWig window by window, binned by NumPy. Then
+`flows.build` makes the dataset with one worker and with two, and a process of its own says how much memory few and
+many windows take.
 """
 
-import os
+import multiprocessing
+import resource
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 import pyBigWig
-from _genome import scratch_folder, simulate_genome, tiny_build_job
+from _genome import scratch_folder
 from _table import (
     Marks,
     Options,
@@ -23,178 +28,188 @@ from _table import (
     print_table,
     rates_of,
     read_options,
-    seconds_of,
     significant,
     steady_rate,
 )
 
-from cisray.datasets.from_tracks import TrackSource, build_shard
-from cisray.datasets.schema import Track, decode_rows
-from cisray.datasets.tiling import Shard, WindowSpec
-from cisray.flows.build import build
+from cisray.config import check_settings
+from cisray.datasets.from_tracks import TracksSource, TracksSpec
+from cisray.datasets.schema import decode_examples
+from cisray.flows.build import TracksJob, build
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.genome.reference import Reference
-from cisray.genome.simulated_signal import TRACKS
-from cisray.genome.tracks import SignalFile
-from cisray.geometry import Geometry
 
-CONTIG = "sim1"
-CONTIG_BP = 4_000_000
-HELD_OUT_BP = 500_000
-
-
-class Case(NamedTuple):
-    """Windows of one shape, `stride_bp` apart."""
-
-    name: str
-    title: str
-    geometry: Geometry
-    stride_bp: int
-    stats_share: int
-    """One window in so many is made with `stats`, which would take minutes."""
+CONTIG = "chr1"
+CONTIG_BP = 16 * 1_048_576
+FILES = 8
+FLOW_TRACKS = 64
+"""Tracks of the whole build: every file several times, so that there is enough to do."""
 
 
-CASES = (
-    Case("2kb", "2 kb windows, half overlapping", Geometry(window_bp=2048, bin_bp=16), 1024, 128),
-    Case("131kb", "131 kb windows, side by side", Geometry(window_bp=131_072, bin_bp=128, crop_bins=64), 114_688, 4),
-)
+def make_genome(folder: Path, bases: int) -> list[Path]:
+    """Write random bases and coverage; return the coverage files."""
+    random = np.random.default_rng(0)
+    letters = np.array(list("ACGT"), dtype="S1")[random.integers(0, 4, bases)].tobytes()
+    lines = b"\n".join(letters[start : start + 60] for start in range(0, bases, 60))
+    (folder / "genome.fa").write_bytes(f">{CONTIG}\n".encode() + lines + b"\n")
+    paths = []
+    for number in range(FILES):
+        path = folder / f"{number}.bw"
+        file = pyBigWig.open(str(path), "w")
+        file.addHeader([(CONTIG, bases)])
+        if number % 2:
+            depth = np.repeat(random.gamma(0.5, 4.0, bases // 64 + 1), 64)[:bases]
+            values = np.round(depth + random.random(bases), 2)
+            for start in range(0, bases, 1 << 20):
+                file.addEntries(CONTIG, start, values=values[start : start + (1 << 20)], span=1, step=1)
+        else:
+            ends = np.cumsum(random.integers(1, 60, bases // 30))
+            ends = ends[ends < bases]
+            starts = np.r_[0, ends[:-1]]
+            depth = random.poisson(random.gamma(0.5, 4.0, len(ends))).astype(np.float64)
+            for at in range(0, len(starts), 1 << 20):
+                part = slice(at, at + (1 << 20))
+                file.addEntries([CONTIG] * len(starts[part]), starts[part], ends=ends[part], values=depth[part])
+        file.close()
+        paths.append(path)
+    return paths
 
 
-class Contender(NamedTuple):
-    """Opened files and the windows to make of them."""
-
-    reference: Reference
-    paths: list[Path]
-    geometry: Geometry
-    stride_bp: int
-
-    @property
-    def starts(self) -> list[int]:
-        """Starts of all windows."""
-        return list(range(0, self.reference.contig_lengths[CONTIG] - self.geometry.window_bp + 1, self.stride_bp))
-
-    def by_shard(self) -> np.ndarray:
-        """Make all windows with `build_shard`, in shards of the default size; return targets [B, N, T]."""
-        sources = [
-            TrackSource(Track(name=path.stem, file=path.name, uncovered="zero"), SignalFile(path), {CONTIG: CONTIG})
-            for path in self.paths
-        ]
-        starts, per_shard = self.starts, max(1, WindowSpec().shard_bp // self.stride_bp)
-        parts = []
-        for first in range(0, len(starts), per_shard):
-            size = min(per_shard, len(starts) - first)
-            shard = Shard(CONTIG, starts[first], self.stride_bp, size, "train", 0)
-            rows = build_shard(shard, self.reference, sources, geometry=self.geometry, max_n_fraction=0.1).rows
-            parts.append(decode_rows(rows["target"], "<f4", (self.geometry.num_bins, len(self.paths))))
-        return np.concatenate(parts)
-
-    def by_values(self) -> np.ndarray:
-        """Read every window's bases of every track, and take the means of its bins."""
-        return self._by_window(self.starts, self._mean_of_values)
-
-    def by_stats(self, share: int) -> np.ndarray:
-        """Let pyBigWig sum up the bins of one window in `share`, exactly."""
-        return self._by_window(self.starts[::share], self._mean_of_stats)
-
-    def _by_window(self, starts, read) -> np.ndarray:
-        files = [pyBigWig.open(str(path)) for path in self.paths]
-        targets = np.empty((len(starts), self.geometry.num_bins, len(files)), np.float32)
-        codes = np.empty((len(starts), self.geometry.window_bp), np.uint8)
-        for row, start in enumerate(starts):
-            codes[row] = self.reference.codes(CONTIG, start, start + self.geometry.window_bp)
-            first = start + self.geometry.crop_bp
-            for track, file in enumerate(files):
-                targets[row, :, track] = read(file, first, first + self.geometry.target_bp)
-        return targets
-
-    def _mean_of_values(self, file, first: int, last: int) -> np.ndarray:
-        values = np.nan_to_num(file.values(CONTIG, first, last, numpy=True))
-        return values.reshape(-1, self.geometry.bin_bp).mean(axis=1)
-
-    def _mean_of_stats(self, file, first: int, last: int) -> np.ndarray:
-        sums = file.stats(CONTIG, first, last, type="sum", nBins=self.geometry.num_bins, exact=True)
-        return np.array([value or 0.0 for value in sums]) / self.geometry.bin_bp  # None where nothing is covered
-
-
-def compare_readers(case: Case, contender: Contender, options: Options) -> dict[str, float]:
-    """Time the three ways on one case, and say how far apart their targets are."""
-    seconds = interleave(
-        {
-            "by shard": contender.by_shard,
-            "values per window": contender.by_values,
-            "stats per window": partial(contender.by_stats, case.stats_share),
-        },
-        repeats=options.repeats,
-    )
-    windows = len(contender.starts)
-    amounts = dict.fromkeys(seconds, float(windows)) | {"stats per window": len(contender.starts[:: case.stats_share])}
-    title = f"{case.title}: {windows} windows, {len(contender.paths)} tracks (stats: 1 window in {case.stats_share})"
-    medians = print_rates(title, rates_of(seconds, amounts), unit="windows", against="values per window")
-    targets = contender.by_shard()
-    differences = {
-        "values": float(np.abs(targets - contender.by_values()).max()),
-        "stats": float(np.abs(targets[:: case.stats_share] - contender.by_stats(case.stats_share)).max()),
-    }
-    largest = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-    print(f"  largest difference from by shard, of targets up to {targets.max():.0f}: {largest}")
+def settings(paths: list[Path], bases: int) -> dict[str, object]:
+    """Return a job's settings for windows side by side: half of them train, a quarter each validates and tests."""
     return {
-        f"{case.name}.shard.windows_per_s": medians["by shard"],
-        f"{case.name}.shard_to_values.ratio": medians["by shard"] / medians["values per window"],
-        f"{case.name}.shard_to_stats.ratio": medians["by shard"] / medians["stats per window"],
-        f"{case.name}.largest_difference": max(differences.values()),
+        "genome": {"name": "simulated", "fasta": "genome.fa"},
+        "geometry": {"window_bp": 131_072, "bin_bp": 128},
+        "folds": {"valid": [f"{CONTIG}:{bases // 2}-{3 * bases // 4}"], "test": [f"{CONTIG}:{3 * bases // 4}-{bases}"]},
+        "tracks": [
+            {"name": f"{number}", "file": path.name, "uncovered": "zero", "statistic": "sum"}
+            for number, path in enumerate(paths)
+        ],
     }
 
 
-def time_flow(genome_dir: Path, folder: Path, options: Options) -> dict[str, float]:
-    """Time `flows.build` over the whole genome, and Ray's start apart from it."""
-    workers = os.cpu_count() or 1
-    spec = ClusterSpec(actors=workers)
-    lengths = Reference(genome_dir / "genome.fa").contig_lengths
-    size = sum(lengths.values()) * len(TRACKS) / 1e6  # Mb of genome x tracks
-    seconds, rates = [], []
-    here = cluster(spec)
-    start_s = seconds_of(here.__enter__)
-    try:
+def open_source(folder: Path, paths: list[Path], bases: int) -> TracksSource:
+    """Open the source of a job over the given tracks."""
+    return TracksSource(check_settings(settings(paths, bases), TracksSpec, source="benchmark"), str(folder))
+
+
+def by_shard(source: TracksSource) -> np.ndarray:
+    """Build all shards; return their targets [B, N, T] in the order of the genome."""
+    built = [source.build(shard.values) for shard in source.plan().shards]
+    return np.concatenate([decode_examples(one.rows, source.layout).targets for one in built])
+
+
+def by_values(paths: list[Path], bases: int) -> np.ndarray:
+    """Read each window's bases with pyBigWig, and sum them up in bins; return targets [B, N, T]."""
+    files = [pyBigWig.open(str(path)) for path in paths]
+    targets = np.empty((bases // 131_072, 1024, len(files)), np.float32)
+    for row in range(len(targets)):
+        for track, file in enumerate(files):
+            values = np.nan_to_num(file.values(CONTIG, row * 131_072, (row + 1) * 131_072, numpy=True))
+            targets[row, :, track] = values.reshape(-1, 128).sum(axis=1, dtype=np.float64)
+    return targets
+
+
+def raw_pybigwig(paths: list[Path], bases: int) -> None:
+    """Decode all bases with pyBigWig, in order, a shard's length at a time."""
+    for path in paths:
+        file = pyBigWig.open(str(path))
+        for start in range(0, bases, 1 << 20):
+            file.values(CONTIG, start, min(bases, start + (1 << 20)), numpy=True)
+        file.close()
+
+
+def raw_pybigtools(paths: list[Path], bases: int) -> None:
+    """Decode all bases with pybigtools, likewise."""
+    import pybigtools
+
+    for path in paths:
+        file = pybigtools.open(str(path))
+        for start in range(0, bases, 1 << 20):
+            file.values(CONTIG, start, min(bases, start + (1 << 20)), fillna=None)
+        file.close()
+
+
+def compare_readers(folder: Path, paths: list[Path], bases: int, options: Options) -> dict[str, float]:
+    """Time all contenders over the same bases and tracks, and say how far apart the targets are."""
+    source = open_source(folder, paths, bases)
+    contenders: dict[str, Callable[[], object]] = {
+        "build_shard": partial(by_shard, source),
+        "raw decode, pyBigWig": partial(raw_pybigwig, paths, bases),
+        "values per window, pyBigWig": partial(by_values, paths, bases),
+    }
+    if find_spec("pybigtools"):
+        contenders["raw decode, pybigtools"] = partial(raw_pybigtools, paths, bases)
+    seconds = interleave(contenders, repeats=options.repeats)
+    amount = bases * len(paths) / 1e6
+    rates = rates_of(seconds, dict.fromkeys(seconds, amount))
+    title = f"{amount:,.0f} Mb of genome x tracks, one core"
+    medians = print_rates(title, rates, unit="Mb", against="raw decode, pyBigWig")
+    fastest = max(rate for name, rate in medians.items() if name.startswith("raw"))
+    targets, plain = by_shard(source), by_values(paths, bases)
+    difference = float(np.abs(targets - plain).max() / plain.max())
+    print(f"  build_shard is {medians['build_shard'] / fastest:.2f} of the fastest raw decode;")
+    print(f"  largest difference from values per window, of the largest target: {difference:.1e}")
+    return {
+        "mb_tracks_per_second_per_core": medians["build_shard"],
+        "share_of_raw_decode": medians["build_shard"] / fastest,
+        "ratio_to_values_per_window": medians["build_shard"] / medians["values per window, pyBigWig"],
+        "largest_difference": difference,
+    }
+
+
+def time_flow(folder: Path, paths: list[Path], bases: int, options: Options) -> dict[str, float]:
+    """Time whole builds by one worker and by two, in turn."""
+    many = (paths * (FLOW_TRACKS // FILES))[:FLOW_TRACKS]
+    amount = bases * len(many) / 1e6
+    rates: dict[str, list[float]] = {"one worker": [], "two workers": []}
+    with cluster(ClusterSpec()):
         for repeat in range(options.repeats):
-            windows = WindowSpec(stride_bp=512, shard_bp=250_000)
-            job = tiny_build_job(genome_dir, folder / f"dataset{repeat}", cluster=spec, windows=windows)
-            marks = Marks()
-            seconds.append(seconds_of(partial(build, job, report=marks)))
-            done = [(when, size * told.done / told.total) for when, told in marks.told if told.done]
-            rates.append(steady_rate(done, workers=workers))
-    finally:
-        here.__exit__(None, None, None)
-    wall, rate = median(seconds), median(rates)
-    figures = {
-        "flow.steady.mb_tracks_per_s": rate,
-        "flow.whole.mb_tracks_per_s": size / wall,
-        "flow.fixed_s": wall - size / rate,
-        "flow.ray_start_s": start_s,
+            for workers, name in ((1, "one worker"), (2, "two workers")):
+                out = folder / f"dataset{workers}.{repeat}"
+                values = settings(many, bases) | {"name": "benchmark", "out": str(out), "data_dir": str(folder)}
+                job = check_settings(values | {"cluster": {"actors": workers}}, TracksJob, source="benchmark")
+                marks = Marks()
+                build(job, report=marks)
+                done = [(when, amount * told.done / told.total) for when, told in marks.told if told.done]
+                rates[name].append(steady_rate(done, workers=workers))
+    title = f"flows.build, {amount:,.0f} Mb of genome x tracks, start-up apart"
+    medians = print_rates(title, rates, unit="Mb", against="one worker")
+    return {
+        "two_workers.ratio": medians["two workers"] / medians["one worker"],
+        "flow.mb_tracks_per_second": medians["two workers"],
     }
-    rows = [
-        ["steady, Mb of genome x tracks per s", significant(rate)],
-        ["whole flow, Mb of genome x tracks per s", significant(size / wall)],
-        ["whole flow, s", significant(wall)],
-        ["of which fixed: worker processes, genome index, card, s", significant(figures["flow.fixed_s"])],
-        ["Ray's own start beforehand, s", significant(start_s)],
-    ]
-    title = f"flows.build, tiny dataset, {size:.0f} Mb of genome x tracks, {workers} processes; median of {len(rates)}"
-    print_table(title, ["", ""], rows)
-    return figures
+
+
+def peak_memory(folder: Path, paths: list[Path], bases: int, shards: int) -> float:
+    """Build so many shards in this process; return its peak memory in MB."""
+    source = open_source(folder, paths, bases)
+    for shard in source.plan().shards[:shards]:
+        source.build(shard.values)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def compare_memory(folder: Path, paths: list[Path], bases: int) -> dict[str, float]:
+    """Say how much memory a process takes for few windows and for many."""
+    Reference(folder / "genome.fa")  # prepared before, so that no process does
+    peaks = {}
+    for shards in (2, 14):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peaks[shards] = pool.apply(peak_memory, (folder, paths, bases, shards))
+    rows = [[f"{shards} shards", significant(peak)] for shards, peak in peaks.items()]
+    print_table("peak memory of a process", ["", "MB"], rows)
+    return {"memory.many_to_few_windows.ratio": peaks[14] / peaks[2], "memory.peak_mb": median(peaks.values())}
 
 
 def main() -> None:
     """Run the benchmark."""
-    options = read_options(__doc__, repeats=3)
+    options = read_options(__doc__, repeats=5)
     with scratch_folder() as folder:
-        bases = options.scaled(CONTIG_BP, at_least=HELD_OUT_BP)
-        genome_dir = simulate_genome(folder / "genome", train_bp=bases, held_out_bp=HELD_OUT_BP)
-        reference = Reference(genome_dir / "genome.fa")
-        paths = [genome_dir / "tracks" / f"{track}.bw" for track in TRACKS]
-        figures: dict[str, float] = {}
-        for case in CASES:
-            figures |= compare_readers(case, Contender(reference, paths, case.geometry, case.stride_bp), options)
-        figures |= time_flow(genome_dir, folder, options)
+        bases = max(4, round(CONTIG_BP * options.scale / (1 << 20))) << 20
+        paths = make_genome(folder, bases)
+        figures = compare_readers(folder, paths, bases, options)
+        figures |= compare_memory(folder, paths, bases)
+        figures |= time_flow(folder, paths, bases, options)
     finish("build", {f"build.{key}": value for key, value in figures.items()})
 
 

@@ -31,7 +31,7 @@ from _table import (
 
 from cisray.bundle import Predictor, build_network, write_bundle
 from cisray.config import load_job
-from cisray.datasets.schema import Card, read_card
+from cisray.datasets.card import Card, read_card
 from cisray.flows.build import build
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.score import ScoreJob, score

@@ -19,8 +19,9 @@ from _table import Marks, Options, finish, interleave, print_rates, print_table,
 
 from cisray.bundle import build_network
 from cisray.config import load_job
+from cisray.datasets.card import Card, read_card
 from cisray.datasets.reading import read_epoch, read_order
-from cisray.datasets.schema import Card, decode_examples, read_card
+from cisray.datasets.schema import decode_examples
 from cisray.flows.build import build
 from cisray.flows.cluster import cluster
 from cisray.flows.train import TrainJob, train

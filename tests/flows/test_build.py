@@ -11,10 +11,13 @@ import pyBigWig
 import pytest
 
 from cisray import __version__
+from cisray.datasets.card import read_card
 from cisray.datasets.folds import FoldSpec
-from cisray.datasets.schema import read_card, verify_dataset
+from cisray.datasets.schema import verify_dataset
+from cisray.datasets.source import GenomeSpec
 from cisray.errors import InputError
-from cisray.flows.build import GenomeSpec, build
+from cisray.files import sampled_digest
+from cisray.flows.build import build
 from cisray.flows.cluster import ClusterSpec
 from cisray.genome.simulate import SimulationSpec, simulate
 from whole_program import LENGTHS, read_fasta
@@ -123,6 +126,8 @@ def test_the_card_counts_what_is_in_the_rows(rows, card):
     assert card["dropped"] == {
         "windows with too many N": 0,
         "windows without data in any track": 0,
+        "unmappable bins lowered to their window's quantile": 0,
+        "bases in no split": 0,
         "train bases under no window": 480 + 320,  # what is left at the ends of sim1 and sim2
         "valid bases under no window": 608,
         "test bases under no window": 608,
@@ -149,11 +154,16 @@ def test_the_card_says_what_the_dataset_is(card, simulated):
     assert card["cisray_version"] == __version__
     assert card["job"]["windows"]["stride_bp"] == 512
     assert not {"out", "data_dir", "cluster"} & set(card["job"])  # neither where it lies nor who made it
+    assert [source["path"] for source in card["sources"]] == ["genome.fa", *(f"tracks/{name}.bw" for name in TRACKS)]
+    for source in card["sources"]:
+        path = simulated / source["path"]
+        assert source["num_bytes"] == path.stat().st_size
+        assert source["sampled_digest"] == sampled_digest(path)
 
 
 def test_the_folder_holds_what_the_card_lists_and_nothing_else(dataset, card, bytes_of):
     found = bytes_of(dataset)
-    del found["card.json"], found[".plan.json"]
+    del found["card.json"], found["tracks.parquet"], found[".plan.json"]
     assert found == {file["path"]: file["sha256"] for file in card["files"]}
     verify_dataset(dataset, read_card(dataset))
 
@@ -162,7 +172,7 @@ def test_shards_leave_no_trace_in_the_rows(ray_here, build_job, rows, tmp_path):
     windows = build_job("any").windows
     windows = type(windows)(stride_bp=windows.stride_bp)
     whole = build(build_job(tmp_path / "whole", windows=windows, cluster=ClusterSpec(actors=1)))
-    assert len(list(whole.rglob("*.parquet"))) == 4  # a shard per contig
+    assert len(list(whole.rglob("part-*.parquet"))) == 4  # a shard per contig
     table, codes, targets = read_rows(whole)
     assert table.equals(rows[0])
     np.testing.assert_array_equal(codes, rows[1])
@@ -249,6 +259,6 @@ def test_a_track_of_another_assembly_is_refused(numbered_job):
 def test_a_split_without_any_data_is_refused_and_leaves_no_dataset(ray_here, numbered_job, tmp_path):
     without_chr3 = {"chr1": "chr1", "chr2": "chr2"}
     job = numbered_job("dataless", dict.fromkeys(TRACKS, without_chr3))
-    with pytest.raises(InputError, match="every window of the test split was dropped"):
+    with pytest.raises(InputError, match="every row of the test split was dropped"):
         build(job)
     assert not (tmp_path / "dataless").exists()

@@ -10,7 +10,8 @@ import scipy.stats
 from sklearn.metrics import r2_score
 
 from cisray.bundle import Predictor
-from cisray.datasets.schema import decode_examples, iter_examples, read_card
+from cisray.datasets.card import read_card
+from cisray.datasets.schema import decode_examples, iter_examples
 from cisray.errors import InputError
 from cisray.flows.evaluate import EvaluateJob, evaluate
 

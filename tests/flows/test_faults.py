@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cisray.datasets.schema import read_card
+from cisray.datasets.card import read_card
 from cisray.flows.build import build
 from cisray.flows.score import ScoreJob, score
 from cisray.flows.train import train

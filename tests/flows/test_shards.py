@@ -105,10 +105,11 @@ def test_receipts_are_verified_and_not_trusted(ray_here, make_worker, calls, tmp
     (staging.path / "receipts/n3.json").unlink()
     receipt = staging.path / "receipts/n4.json"
     receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"sha256": "0" * 64}))
+    (staging.path / "receipts/n5.json").write_text("")  # a machine lost power
     told = []
     square(out, make_worker(), report=told.append)
-    assert told[0].figures == {"already_done": 2}
-    assert calls[1]() == {1: 2, 2: 2, 3: 2, 4: 2, 5: 1, 6: 1}
+    assert told[0].figures == {"already_done": 1}
+    assert calls[1]() == {1: 2, 2: 2, 3: 2, 4: 2, 5: 2, 6: 1}
     assert bytes_of(staging.path / "squares") == before
 
 
@@ -214,3 +215,23 @@ def test_a_changed_input_file_makes_another_plan(tmp_path):
     assert file_identity(path) == before
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert file_identity(path) != before
+
+
+def test_a_process_killed_in_its_first_moment_leaves_a_folder_that_can_be_gone_on_with(tmp_path):
+    staging = tmp_path / "out.unfinished"
+    (staging / ".part.x.tmp").mkdir(parents=True)
+    (staging / ".lock").touch()  # it had no plan yet
+    (staging / ".part.tmp").touch()
+    opened = open_staging(tmp_path / "out", {"a": 1})
+    assert sorted(path.name for path in staging.iterdir()) == [".lock", ".plan.json"]
+    opened.finish()
+
+
+def test_what_came_to_exist_meanwhile_is_not_overwritten(tmp_path):
+    opened = open_staging(tmp_path / "out", {"a": 1})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="has come to exist while the work was done"):
+        opened.finish()
+    assert (tmp_path / "out/mine.txt").read_text() == "mine"
+    assert opened.path.exists()

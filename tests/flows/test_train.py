@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cisray.bundle import Predictor
+from cisray.datasets.card import read_card
 from cisray.datasets.reading import read_order
-from cisray.datasets.schema import decode_examples, iter_examples, read_card
+from cisray.datasets.schema import decode_examples, iter_examples
 from cisray.errors import InputError
 from cisray.flows.train import train
 

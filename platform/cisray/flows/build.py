@@ -1,161 +1,182 @@
-"""Build a dataset from a genome and its tracks."""
+"""Build a dataset: lay out the work of any source, spread it over processes, and say in the card what came of it."""
 
 import dataclasses
+import os
+import resource
+import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic.dataclasses import dataclass
 
 from cisray import __version__
-from cisray.config import STRICT, data_path, data_root
-from cisray.datasets.folds import SPLITS, FoldSpec, Region, assign_regions
-from cisray.datasets.from_tracks import TrackSource, build_shard
-from cisray.datasets.schema import (
-    CARD_NAME,
-    SCHEMA_VERSION,
-    Card,
-    DataFile,
-    Genome,
-    Statistics,
-    Track,
-    card_to_dict,
-    check_tracks,
-    write_examples,
-)
-from cisray.datasets.tiling import Shard, Tiling, WindowSpec, tile
+from cisray.config import STRICT, data_root
+from cisray.datasets.calico import CalicoSource, CalicoSpec
+from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, SourceFile, card_to_dict
+from cisray.datasets.folds import SPLITS, Region, Split
+from cisray.datasets.from_peaks import PeaksSource, PeaksSpec
+from cisray.datasets.from_table import TableSource, TableSpec
+from cisray.datasets.from_tracks import TracksSource, TracksSpec
+from cisray.datasets.schema import write_examples
+from cisray.datasets.source import Plan, Source
+from cisray.datasets.statistics import TRACKS_NAME, Tally, write_tracks
 from cisray.errors import InputError
-from cisray.files import write_json
+from cisray.files import sampled_digest, write_json
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.shards import Receipt, Task, file_identity, open_staging, run_tasks
-from cisray.genome.contigs import map_contigs
-from cisray.genome.reference import Reference
-from cisray.genome.tracks import SignalFile
-from cisray.geometry import Geometry
 from cisray.progress import Report, silent
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class GenomeSpec:
-    """Which genome."""
-
-    name: str
-    fasta: str
-    """FASTA below data_dir, plain, gzip or bgzip."""
-    ignore_contigs: tuple[str, ...] = ()
-    """Contigs of tracks that the FASTA lacks and that are left out knowingly."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class BuildJob:
-    """What `cisray build` reads from a job file."""
+class BuildSettings:
+    """What every build has, whatever its source."""
 
     name: str
     out: str
     """The dataset's folder."""
     data_dir: str | None = None
     """The folder that holds the input files; default: the environment variable CISRAY_DATA."""
-    genome: GenomeSpec
-    geometry: Geometry
-    folds: FoldSpec
-    windows: WindowSpec = WindowSpec()
-    tracks: tuple[Track, ...]
     cluster: ClusterSpec = ClusterSpec()
 
-    def __post_init__(self) -> None:
-        check_tracks(self.tracks)
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TracksJob(TracksSpec, BuildSettings):
+    """Build from a genome and its tracks of signal."""
+
+    source: Literal["tracks"] = "tracks"
 
 
-class _Inputs:
-    """The opened genome and tracks of a job, every contig accounted for."""
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PeaksJob(PeaksSpec, BuildSettings):
+    """Build from a genome and files of peaks."""
 
-    def __init__(self, job: BuildJob) -> None:
-        self.reference = Reference(data_path(job.genome.fasta, job.data_dir))
-        lengths = self.reference.contig_lengths
-        self.sources: list[TrackSource] = []
-        self.paths = [self.reference.path]
-        for track in job.tracks:
-            path = data_path(track.file, job.data_dir)
-            signal = SignalFile(path)
-            names = map_contigs(signal.contig_lengths, lengths, source=str(path), ignore=job.genome.ignore_contigs)
-            if names.unmatched:
-                raise InputError(
-                    f"{path}: holds contig {', '.join(names.unmatched[:5])} which {self.reference.path} lacks; "
-                    "use the FASTA of the track's own assembly, or list the contig in genome.ignore_contigs"
-                )
-            self.paths.append(path)
-            self.sources.append(TrackSource(track, signal, {ours: foreign for foreign, ours in names.names.items()}))
+    source: Literal["peaks"]
 
 
-class _TrackWorker:
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TableJob(TableSpec, BuildSettings):
+    """Build from tables of measured sequences."""
+
+    source: Literal["table"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CalicoJob(CalicoSpec, BuildSettings):
+    """Take over a dataset of Calico's, in TFRecords."""
+
+    source: Literal["calico"]
+
+
+BuildJob = TracksJob | PeaksJob | TableJob | CalicoJob
+
+
+def open_source(job: BuildJob, regions: Sequence[Region] | None = None) -> Source:
+    """Open the inputs of a job, every contig accounted for; `regions` are those of genomes divided together."""
+    match job:
+        case TracksJob():
+            return TracksSource(job, job.data_dir, regions)
+        case PeaksJob():
+            return PeaksSource(job, job.data_dir)
+        case TableJob():
+            return TableSource(job, job.data_dir)
+        case CalicoJob():
+            return CalicoSource(job, job.data_dir)
+
+
+class _Builder:
     """Builds shards in one process, with its own open files."""
 
     def __init__(self, job: BuildJob) -> None:
-        self._job = job
-        self._inputs = _Inputs(job)
+        self._source = open_source(job)
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         """Build one shard."""
-        job = self._job
-        built = build_shard(
-            Shard(**values),
-            self._inputs.reference,
-            self._inputs.sources,
-            geometry=job.geometry,
-            max_n_fraction=job.windows.max_n_fraction,
-        )
-        statistics = {name: dataclasses.asdict(one) for name, one in built.statistics.items()}
-        return built.rows, {"statistics": statistics, "dropped": built.dropped}
+        built = self._source.build(values)
+        return built.rows, {"tally": built.tally.to_dict(), "dropped": built.dropped}
 
     def write(self, table: pa.Table, path: Path) -> None:
         """Write one shard's rows."""
         write_examples(table, path)
 
 
-def build(job: BuildJob, *, report: Report = silent) -> Path:
+class Forecast(NamedTuple):
+    """What a build would do, told before any of it is done but one shard, which is timed and thrown away."""
+
+    rows: dict[Split, int]
+    """At most so many; windows without data or with too many N are not counted out yet."""
+    num_shards: int
+    row_bytes: int
+    """Of a row's arrays, not packed."""
+    dropped: dict[str, int]
+    task_bytes: int
+    """Memory that the timed shard took on top of the opened inputs."""
+    core_s: float
+    """Seconds that all shards take on one core, going by the timed one."""
+    workers: int
+    """Processes, if this machine does it."""
+
+
+def forecast(job: BuildJob) -> Forecast:
+    """Lay out a build and time one of its shards, the one with the median number of rows; write nothing."""
+    source = open_source(dataclasses.replace(job, data_dir=data_root(job.data_dir)))
+    plan = source.plan()
+    timed = sorted(plan.shards, key=lambda shard: shard.num_rows)[len(plan.shards) // 2]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    source.build(timed.values)
+    seconds = time.perf_counter() - started
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rows = {split: sum(shard.num_rows for shard in plan.shards if shard.split == split) for split in SPLITS}
+    return Forecast(
+        rows=rows,
+        num_shards=len(plan.shards),
+        row_bytes=source.layout.row_bytes,
+        dropped=plan.dropped,
+        task_bytes=1024 * grown,
+        core_s=seconds * sum(rows.values()) / max(1, timed.num_rows),
+        workers=min(job.cluster.actors or os.cpu_count() or 1, len(plan.shards)),
+    )
+
+
+def build(job: BuildJob, *, report: Report = silent, regions: Sequence[Region] | None = None) -> Path:
     """Build the job's dataset, or go on with it, and return its folder.
+
+    Args:
+        job: what to build.
+        report: told after every shard.
+        regions: of a genome that was divided together with others, in place of the job's folds.
 
     Raises:
         InputError: an input is missing, damaged, or does not fit the others; no dataset is left behind.
     """
     out = Path(job.out).absolute()
     job = dataclasses.replace(job, data_dir=data_root(job.data_dir))  # workers may have another environment
-    inputs = _Inputs(job)
-    regions = assign_regions(job.folds, inputs.reference.contig_lengths)
-    tiling = tile(
-        regions,
-        inputs.reference.contig_lengths,
-        geometry=job.geometry,
-        spec=job.windows,
-        guard_bp=max(track.smooth_bp // 2 for track in job.tracks),  # a running mean reaches across a border
-    )
-    plan = {
+    source = open_source(job, regions)
+    plan = source.plan()
+    identity = {
         "job": _job_record(job),
-        "inputs": [file_identity(path) for path in inputs.paths],
+        "regions": plan.regions,
+        "inputs": [file_identity(path) for path in source.paths],
         "cisray": __version__,
     }
-    staging = open_staging(out, plan)
+    staging = open_staging(out, identity)
     if staging is None:
         return out
     tasks = [
-        Task(shard.name, f"examples/split={shard.split}/{shard.name}.parquet", shard._asdict())
-        for shard in tiling.shards
+        Task(shard.name, f"examples/split={shard.split}/{shard.name}.parquet", shard.values) for shard in plan.shards
     ]
     with cluster(job.cluster):
         receipts = run_tasks(
-            tasks,
-            partial(_TrackWorker, job),
-            staging=staging,
-            cluster=job.cluster,
-            stage="build",
-            report=report,
+            tasks, partial(_Builder, job), staging=staging, cluster=job.cluster, stage="build", report=report
         )
-    ordered = [receipts[task.name] for task in tasks]
-    for receipt in ordered:
-        if receipt.rows == 0:
-            (staging.path / receipt.file).unlink()
-    card = _make_card(job, inputs, regions=regions, tiling=tiling, receipts=ordered)
+    made = _add_up(plan, receipts)
+    for file in made.empty:
+        (staging.path / file).unlink()
+    card = _make_card(job, source, plan=plan, made=made)
+    write_tracks(staging.path / TRACKS_NAME, source.tracks, made.tallies)
     write_json(staging.path / CARD_NAME, card_to_dict(card))
     staging.finish()
     return out
@@ -169,59 +190,66 @@ def _job_record(job: BuildJob) -> dict[str, Any]:
     return record
 
 
-def _make_card(
-    job: BuildJob, inputs: _Inputs, *, regions: list[Region], tiling: Tiling, receipts: list[Receipt]
-) -> Card:
-    reference, lengths = inputs.reference, inputs.reference.contig_lengths
-    split_of = {shard.name: shard.split for shard in tiling.shards}
-    counts = {split: sum(r.rows for r in receipts if split_of[r.name] == split) for split in SPLITS}
-    for split, count in counts.items():
+class _Made(NamedTuple):
+    """What the receipts of a build add up to."""
+
+    counts: dict[Split, int]
+    dropped: dict[str, int]
+    tallies: dict[Split, Tally]
+    files: list[DataFile]
+    empty: list[str]
+    """Files of shards that ended up without a row."""
+
+
+def _add_up(plan: Plan, receipts: Mapping[str, Receipt]) -> _Made:
+    """Add up receipts one by one, in the order of the plan, so that equal plans give equal sums."""
+    made = _Made(dict.fromkeys(SPLITS, 0), dict(plan.dropped), {}, [], [])
+    for shard in plan.shards:
+        receipt = receipts[shard.name]
+        made.counts[shard.split] += receipt.rows
+        for reason, count in receipt.facts["dropped"].items():
+            made.dropped[reason] = made.dropped.get(reason, 0) + count
+        tally = Tally.from_dict(receipt.facts["tally"])
+        made.tallies[shard.split] = made.tallies[shard.split] + tally if shard.split in made.tallies else tally
+        if receipt.rows:
+            made.files.append(DataFile(path=receipt.file, rows=receipt.rows, sha256=receipt.sha256))
+        else:
+            made.empty.append(receipt.file)
+    return made
+
+
+def _make_card(job: BuildJob, source: Source, *, plan: Plan, made: _Made) -> Card:
+    names = [track.name for track in source.tracks]
+    for split, count in made.counts.items():
         if count == 0:
             raise InputError(
-                f"{job.name}: every window of the {split} split was dropped; see folds and windows in the job file"
+                f"{job.name}: every row of the {split} split was dropped; see folds and windows in the job file"
             )
     return Card(
         schema_version=SCHEMA_VERSION,
         name=job.name,
         cisray_version=__version__,
-        genome=Genome(
-            name=job.genome.name,
-            fasta=reference.path.name,
-            digest=reference.digest,
-            contig_lengths=lengths,
-            contig_digests=reference.contig_digests,
-        ),
-        geometry=job.geometry,
-        tracks=job.tracks,
-        contig_names={
-            source.track.name: {foreign: ours for ours, foreign in source.foreign_names.items() if foreign != ours}
-            for source in inputs.sources
-        },
-        absent_contigs={
-            source.track.name: [contig for contig in lengths if contig not in source.foreign_names]
-            for source in inputs.sources
-        },
-        folds=job.folds,
-        regions={split: [str(r.interval) for r in regions if r.split == split] for split in SPLITS},
-        counts=counts,
-        dropped=_add_up([r.facts["dropped"] for r in receipts])
-        | {f"{split} bases under no window": bases for split, bases in tiling.uncovered_bp.items()},
-        statistics={
-            split: _add_statistics([r for r in receipts if split_of[r.name] == split], [t.name for t in job.tracks])
-            for split in SPLITS
-        },
-        files=tuple(DataFile(path=r.file, rows=r.rows, sha256=r.sha256) for r in receipts if r.rows),
+        kind=source.kind,
+        genome=source.genome,
+        geometry=source.layout.geometry,
+        tracks=source.tracks,
+        target_type=source.layout.target_type,
+        inputs=source.layout.inputs,
+        contig_names=source.contig_names,
+        absent_contigs=source.absent_contigs,
+        folds=getattr(job, "folds", None),
+        regions=plan.regions,
+        counts=made.counts,
+        dropped=made.dropped,
+        statistics={split: tally.statistics(names) for split, tally in made.tallies.items()},
+        files=tuple(made.files),
+        sources=tuple(_describe_file(path, job) for path in source.paths),
+        facts=plan.facts,
         job=_job_record(job),
     )
 
 
-def _add_up(counts: list[dict[str, int]]) -> dict[str, int]:
-    return {reason: sum(count[reason] for count in counts) for reason in counts[0]}
-
-
-def _add_statistics(receipts: list[Receipt], tracks: list[str]) -> dict[str, Statistics]:
-    total = {}
-    for name in tracks:
-        first, *others = [Statistics(**receipt.facts["statistics"][name]) for receipt in receipts]
-        total[name] = sum(others, first)
-    return total
+def _describe_file(path: Path, job: BuildJob) -> SourceFile:
+    root = Path(data_root(job.data_dir))
+    shown = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return SourceFile(path=str(shown), num_bytes=path.stat().st_size, sampled_digest=sampled_digest(path))

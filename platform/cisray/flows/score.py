@@ -177,7 +177,7 @@ def score(job: ScoreJob, *, bundle_dir: Path, model: ModelSource, report: Report
     predictor = Predictor(bundle_dir)
     variants_path = data_path(job.variants, job.data_dir)
     reference = Reference(data_path(job.fasta, job.data_dir))
-    genome = predictor.card.genome
+    genome = predictor.card.genome_for("scoring variants of a genome")
     check_same_genome(
         reference, genome.contig_lengths, genome.contig_digests, genome.digest, what=f"the model {bundle_dir}"
     )

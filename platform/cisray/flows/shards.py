@@ -6,9 +6,10 @@ staging folder beside `out`, which takes `out`'s name when all is done: so `out`
 """
 
 import fcntl
+import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -51,6 +52,23 @@ class Receipt(NamedTuple):
     """What the worker counted."""
 
 
+class Receipts(Mapping[str, Receipt]):
+    """The receipts of finished tasks by name, each read when it is asked for: thousands would fill the memory."""
+
+    def __init__(self, staging: Path, names: Iterable[str]) -> None:
+        self._staging = staging
+        self._names = list(names)
+
+    def __getitem__(self, name: str) -> Receipt:
+        return Receipt(**read_json(_receipt_path(self._staging, name), what="receipt"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class Worker(Protocol):
     """What a flow brings: made once per process, called once per task."""
 
@@ -71,6 +89,11 @@ class Staging(NamedTuple):
 
     def finish(self) -> None:
         """Give the folder its name, then drop what only a rerun needs: to die in between leaves a whole result."""
+        if self.out.exists():
+            raise InputError(
+                f"{self.out}: has come to exist while the work was done; remove it or move it away, then run again to "
+                f"finish, which takes a moment: all is in {self.path}"
+            )
         replace_folder(self.path, self.out)
         self.lock.close()
         _drop_scaffolding(self.out)
@@ -103,17 +126,22 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
             "remove it, or name another place with --set out=..."
         )
     staging = out.with_name(f"{out.name}.unfinished")
-    if staging.exists() and any(staging.iterdir()) and not _is_of_plan(staging, digest):
+    if staging.exists() and _holds_work(staging) and not _is_of_plan(staging, digest):
         raise InputError(
             f"{staging}: holds unfinished work of other settings, inputs or another version; remove it to begin anew, "
             "take the settings back to go on with it, or name another place with --set out=..."
         )
     staging.mkdir(parents=True, exist_ok=True)
     lock = _lock(staging)
-    for leftover in staging.rglob(".*.tmp"):  # a killed worker's half-written file
-        leftover.unlink()
+    for leftover in staging.rglob(".*.tmp"):  # what a killed worker had half written
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     write_json(staging / PLAN_NAME, {"digest": digest})
     return Staging(staging, out, lock)
+
+
+def _holds_work(staging: Path) -> bool:
+    """Say whether a folder holds more than a process leaves that was killed before it wrote down its plan."""
+    return any(path.name != LOCK_NAME and not path.name.endswith(".tmp") for path in staging.iterdir())
 
 
 def _is_of_plan(folder: Path, digest: str) -> bool:
@@ -147,7 +175,7 @@ def run_tasks(
     cluster: ClusterSpec,
     stage: str,
     report: Report,
-) -> dict[str, Receipt]:
+) -> Receipts:
     """Do every task that has no valid receipt yet, spread over the cluster, and return all receipts by name.
 
     Args:
@@ -161,17 +189,14 @@ def run_tasks(
     Raises:
         InputError: a worker met bad input; what was finished stays for the next run.
     """
-    receipts: dict[str, Receipt] = {}
-    for task in tasks:
-        receipt = _read_receipt(staging.path, task)
-        if receipt is not None:
-            receipts[task.name] = receipt
-    open_tasks = [task for task in tasks if task.name not in receipts]
-    report(Progress(stage, len(receipts), len(tasks), "shards", {"already_done": len(receipts)}))
+    done = {task.name for task in tasks if _has_receipt(staging.path, task)}
+    open_tasks = [task for task in tasks if task.name not in done]
+    report(Progress(stage, len(done), len(tasks), "shards", {"already_done": len(done)}))
     rows = 0
     for first in range(0, len(open_tasks), MOST_BLOCKS):
         part = open_tasks[first : first + MOST_BLOCKS]
-        pipeline = ray.data.from_items([task._asdict() for task in part], override_num_blocks=len(part)).map(
+        items = [{"name": task.name, "file": task.file, "values": json.dumps(task.values)} for task in part]
+        pipeline = ray.data.from_items(items, override_num_blocks=len(part)).map(
             _DoTask,
             fn_constructor_args=(make_worker, str(staging.path)),
             compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(part))),
@@ -181,13 +206,12 @@ def run_tasks(
         for outcome in pipeline.iter_rows():
             if outcome["error"]:
                 raise InputError(outcome["error"])
-            receipt = _read_receipt(staging.path, Task(outcome["name"], outcome["file"], {}), verify=False)
-            if receipt is None:
+            if not _receipt_path(staging.path, outcome["name"]).exists():
                 raise RuntimeError(f"task {outcome['name']} reported success but left no receipt")
-            receipts[receipt.name] = receipt
-            rows += receipt.rows
-            report(Progress(stage, len(receipts), len(tasks), "shards", {"rows": rows}))
-    return receipts
+            done.add(outcome["name"])
+            rows += outcome["rows"]
+            report(Progress(stage, len(done), len(tasks), "shards", {"rows": rows}))
+    return Receipts(staging.path, [task.name for task in tasks])
 
 
 class _DoTask:
@@ -198,15 +222,15 @@ class _DoTask:
         self._staging = Path(staging)
         self._worker: Worker | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        task = Task(row["name"], row["file"], row["values"])
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        task = Task(row["name"], row["file"], json.loads(row["values"]))
         try:
-            self._do(task)
+            return {"name": task.name, "rows": self._do(task), "error": ""}
         except InputError as error:
-            return {"name": task.name, "file": task.file, "error": str(error)}
-        return {"name": task.name, "file": task.file, "error": ""}
+            return {"name": task.name, "rows": 0, "error": str(error)}
 
-    def _do(self, task: Task) -> None:
+    def _do(self, task: Task) -> int:
+        """Do a task and return the rows it made."""
         started = time.monotonic()
         self._worker = self._worker or self._make_worker()
         table, facts = self._worker.work(task.values)
@@ -215,16 +239,22 @@ class _DoTask:
             self._worker.write(table, aside)
         seconds = round(time.monotonic() - started, 3)
         receipt = Receipt(task.name, task.file, len(table), file_digest(path), seconds, facts)
-        write_json(self._staging / RECEIPTS / f"{task.name}.json", receipt._asdict())
+        write_json(_receipt_path(self._staging, task.name), receipt._asdict())
+        return receipt.rows
 
 
-def _read_receipt(staging: Path, task: Task, *, verify: bool = True) -> Receipt | None:
-    """Return a task's receipt, or None where there is none or its file is not what it says."""
-    path = staging / RECEIPTS / f"{task.name}.json"
+def _receipt_path(staging: Path, name: str) -> Path:
+    return staging / RECEIPTS / f"{name}.json"
+
+
+def _has_receipt(staging: Path, task: Task) -> bool:
+    """Say whether a task is done: it has a receipt, and its file is what that says."""
+    path = _receipt_path(staging, task.name)
     if not path.exists():
-        return None
-    receipt = Receipt(**read_json(path, what="receipt"))
+        return False
+    try:
+        receipt = Receipt(**read_json(path, what="receipt"))
+    except (InputError, TypeError):  # a machine that lost power may leave an empty one, which proves nothing
+        return False
     file = staging / receipt.file
-    if verify and (not file.exists() or file_digest(file) != receipt.sha256):
-        return None
-    return receipt
+    return file.exists() and file_digest(file) == receipt.sha256

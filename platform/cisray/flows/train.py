@@ -22,8 +22,9 @@ from cisray import __version__
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig, fit_ridge
 from cisray.bundle import ModelConfig, build_network, write_bundle
 from cisray.config import STRICT
+from cisray.datasets.card import Card, Inputs, read_card
 from cisray.datasets.reading import Order, Pool, RowGroup, cut_batches, find_position, read_order, read_pool
-from cisray.datasets.schema import Card, decode_examples, read_card, verify_dataset
+from cisray.datasets.schema import decode_examples, layout_of, to_float, verify_dataset
 from cisray.errors import InputError
 from cisray.files import read_json
 from cisray.flows.cluster import ClusterSpec, cluster, relayed
@@ -100,6 +101,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
     dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
     job = dataclasses.replace(job, dataset=str(dataset_dir))  # Ray's workers have a working directory of their own
     card = read_card(dataset_dir)
+    _check_learnable(card)
     check_shift(job.training, card.geometry.margin_bp)
     staging = open_staging(out, _plan(job, card))
     if staging is None:
@@ -127,6 +129,20 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
             shutil.copy(file, staging.path / file.name)
     staging.finish()
     return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
+
+
+def _check_learnable(card: Card) -> None:
+    """Raise InputError where a dataset holds what no network of today reads or predicts."""
+    if card.kind != "coverage":
+        raise InputError(
+            f"{card.name}: its targets are {card.kind}, and the networks here learn coverage, by Poisson loss; "
+            "read it with datasets.reading.ExampleStream to train a network of your own"
+        )
+    if card.inputs != Inputs():
+        raise InputError(
+            f"{card.name}: its rows hold more inputs than one sequence, which no network here reads; "
+            "read it with datasets.reading.ExampleStream to train a network of your own"
+        )
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
@@ -280,9 +296,11 @@ def _stream(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen:
     )
     pools.context.execution_options.preserve_order = True
     tables = pools.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    layout = layout_of(card)
     for rows in cut_batches(tables, batch_size, skip=start.rows):
-        codes, targets = decode_examples(rows, card)
-        yield torch.from_numpy(codes.copy()), torch.from_numpy(targets.copy())  # Arrow's memory is read-only
+        examples = decode_examples(rows, layout)
+        # copied because Arrow's memory is read-only
+        yield torch.from_numpy(examples.codes.copy()), torch.from_numpy(to_float(examples.targets.copy()))
 
 
 def _read_pools(batch: dict[str, Any]) -> pa.Table:
