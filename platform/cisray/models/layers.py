@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cisray.models.heads import start_rates_at
+from cisray.models.outputs import Link, ProfileAndCount
+
 
 def one_hot(codes: Tensor, dtype: torch.dtype) -> Tensor:
     """Encode codes uint8 [B, L] as [B, 4, L] in ACGT order; N is four zeros."""
@@ -21,6 +24,9 @@ class Network(nn.Module):
     `head` makes predictions. Scoring relies on this split.
     """
 
+    link: Link = "identity"
+    """What makes predictions of what `forward` returns; see models.outputs."""
+
     def __init__(self, *, local: nn.Module, context: nn.Module, head: nn.Module, crop_bins: int) -> None:
         super().__init__()
         self.local = local
@@ -28,13 +34,14 @@ class Network(nn.Module):
         self.head = head
         self.crop_bins = crop_bins
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Predict from codes uint8 [B, L] to [B, N, T], the crop cut away."""
+    def forward(self, codes: Tensor, head: str | None = None) -> Tensor | ProfileAndCount:
+        """Predict from codes uint8 [B, L] to [B, N, T], the crop cut away; `head` names one of `NamedHeads`."""
         weight = next(self.parameters())
         hidden = self.context(self.local(one_hot(codes, weight.dtype)))  # [B, C, L / bin]
         if self.crop_bins:
             hidden = hidden[:, :, self.crop_bins : -self.crop_bins]
-        return self.head(hidden).transpose(1, 2)
+        predictions: Tensor = self.head(hidden) if head is None else self.head(hidden, head)
+        return predictions.transpose(1, 2)
 
 
 class ConvBlock(nn.Sequential):
@@ -99,13 +106,9 @@ class TrackHead(nn.Module):
         """Predict rates from `hidden` [B, C, N]."""
         return F.softplus(self.tracks(F.gelu(self.dropout(self.hidden(hidden)), approximate="tanh")))
 
-    @torch.no_grad()
     def start_at(self, means: Sequence[float]) -> None:
         """Make every track's first prediction its mean, so that no step is spent on learning levels."""
-        levels = torch.tensor([max(1e-3, mean) for mean in means])  # 1e-3 for NaN too: a track without data
-        assert self.tracks.bias is not None
-        self.tracks.bias.copy_(levels + torch.log(-torch.expm1(-levels)))  # softplus's inverse
-        nn.init.normal_(self.tracks.weight, std=0.01)
+        start_rates_at(self.tracks, means)
 
 
 def prime_factors(number: int) -> list[int]:
@@ -116,3 +119,81 @@ def prime_factors(number: int) -> list[int]:
             factors.append(prime)
             number //= prime
     return factors + [number] * (number > 1)
+
+
+def geometric_widths(first: int, last: int, steps: int, *, multiple_of: int) -> list[int]:
+    """Return `steps` channel counts that grow by one factor from `first` to `last`, each rounded to a multiple."""
+    if steps == 1:
+        return [last]
+    growth = (last / first) ** (1 / (steps - 1))
+    return [round(first * growth**step / multiple_of) * multiple_of for step in range(steps)]
+
+
+class SigmoidGELU(nn.Module):
+    """The activation x sigmoid(1.702 x), which comes close to a Gaussian error unit."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Activate `hidden` of any shape."""
+        return hidden * torch.sigmoid(1.702 * hidden)
+
+
+class Residual(nn.Module):
+    """Layers whose output is added to what came in, [B, C, N]."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Add the layers' change to `hidden` [B, C, N]."""
+        return hidden + self.layers(hidden)
+
+
+class NormFirstConv(nn.Sequential):
+    """Batch norm, activation, convolution with a bias: [B, C_in, N] to [B, C_out, N]."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, *, width: int = 1, activation: nn.Module, norm_eps: float = 1e-5
+    ) -> None:
+        super().__init__(
+            nn.BatchNorm1d(channels_in, eps=norm_eps),
+            activation,
+            nn.Conv1d(channels_in, channels_out, width, padding="same"),
+        )
+
+
+class AttentionPool(nn.Module):
+    """A softmax-weighted mean of every two positions, the weights per channel: [B, C, N] to [B, C, N / 2].
+
+    A softmax of two is a sigmoid of their difference, and the logits are linear, so that the logits of the
+    difference serve both positions: half the arithmetic of the published form, and the same values.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logits = nn.Conv1d(channels, channels, 1, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.logits.weight).mul_(2.0)  # it starts close to a maximum
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Pool `hidden` [B, C, N], N even."""
+        first, second = hidden.unflatten(2, (-1, 2)).unbind(dim=3)
+        difference = first - second
+        return second + difference * torch.sigmoid(self.logits(difference))
+
+
+class Pyramid(nn.Module):
+    """Stages one after the other, each of whose outputs is read through a side layer: one tensor per stage."""
+
+    def __init__(self, stages: Sequence[nn.Module], sides: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.sides = nn.ModuleList(sides)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return what every stage's side layer makes of `hidden` [B, C, L], finest resolution first."""
+        outputs = []
+        for stage, side in zip(self.stages, self.sides, strict=True):
+            hidden = stage(hidden)
+            outputs.append(side(hidden))
+        return tuple(outputs)
