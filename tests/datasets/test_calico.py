@@ -168,6 +168,11 @@ def test_settings_that_do_not_fit_are_told(settings, message):
         check_settings({"folder": "data"} | settings, CalicoSpec, source="dataset.toml")
 
 
+def test_folds_beyond_what_rows_hold_are_told(make):
+    with pytest.raises(InputError, match="is of fold32768; wanted fold32767 at most"):
+        make(windows=[("chr1", 0, "fold1"), ("chr1", 20, "fold32768")])
+
+
 def test_tracks_are_taken_by_their_indices(make, tmp_path):
     header, *lines = TARGETS.splitlines()
     some = tmp_path / "some.txt"

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from cisray.datasets.calico import CalicoSource, CalicoSpec
 from cisray.datasets.calico_export import export_calico
 from cisray.datasets.calico_targets import read_targets
 from cisray.datasets.card import CARD_NAME, DataFile, card_to_dict
+from cisray.datasets.dealing import ALWAYS_TRAIN
 from cisray.datasets.schema import write_examples
 from cisray.errors import InputError
 from cisray.files import file_digest, write_json
@@ -76,12 +78,31 @@ def set_column(name, value):
     return change
 
 
+def test_what_is_in_no_fold_is_train(make_dataset, exported):
+    folder, card = make_dataset({"train": [2], "valid": [1], "test": [1]})
+    rewrite(folder, dataclasses.replace(card, files=card.files[:1]), set_column("fold", ALWAYS_TRAIN))
+    lines, statistics = exported(folder, labels="fold")
+    assert [line[3] for line in lines] == ["train", "train", "fold0", "fold0"]
+    assert statistics["train_seqs"] == statistics["fold0_seqs"] == 2
+
+
 def test_rows_on_the_minus_strand_keep_it(make_dataset, exported, tmp_path):
     folder, card = make_dataset({"train": [1]})
     rewrite(folder, card, set_column("strand", "-"))
     lines, _ = exported(folder)
     assert lines == [["chr1", "2", "10", "train", "0", "-"]]
     assert len(read_bed(tmp_path / "out/sequences.bed").columns) == 3
+
+
+def test_rows_that_lie_nowhere_are_refused(make_dataset, exported, tmp_path):
+    folder, card = make_dataset({"train": [1]})
+    rewrite(folder, card, set_column("strand", "."))
+    with pytest.raises(InputError, match=r"row made of chr1:0-12 is shuffled and lies on no strand.*build it without"):
+        exported(folder)
+    write_json(folder / CARD_NAME, card_to_dict(dataclasses.replace(card, kind="measurements", genome=None)))
+    with pytest.raises(InputError, match="rows of a table lie on no genome, which Calico's files want; give another"):
+        exported(folder)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_window_that_starts_before_its_contig_is_written_as_target_alone(make_dataset, exported, tmp_path):

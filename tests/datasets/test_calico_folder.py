@@ -149,3 +149,10 @@ def test_a_record_that_does_not_fit_is_told(tmp_path):
     for bad, of, message in wrong:
         with pytest.raises(InputError, match="^here: " + message):
             decode_record(bad, of, where="here")
+
+
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_what_is_no_folder_is_told(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"{name}: not a folder; wanted one of Calico's, with statistics.json"):
+        read_folder(tmp_path / name)

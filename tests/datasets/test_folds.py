@@ -87,14 +87,15 @@ def test_named_regions_give_every_base_one_role(drawn, data):
     genome, spans = drawn
     kinds = ["valid", "test"] + [data.draw(st.sampled_from(["valid", "test", "exclude"])) for _ in spans[2:]]
     wanted = {contig: ["train"] * length for contig, length in genome.items()}
-    marked = {contig: np.zeros(length, int) for contig, length in genome.items()}
+    claims = {contig: [set() for _ in range(length)] for contig, length in genome.items()}
     chosen = {"valid": [], "test": [], "exclude": []}
     for kind, (contig, start, end) in zip(kinds, spans, strict=True):
         chosen[kind].append(f"{contig}:{start}-{end}")
         wanted[contig][start:end] = [kind] * (end - start)
-        marked[contig][start:end] += 1
+        for base in range(start, end):  # excluded regions play one role, and so may overlap one another
+            claims[contig][base].add("exclude" if kind == "exclude" else (kind, len(chosen[kind])))
     spec = FoldSpec(**{kind: tuple(regions) for kind, regions in chosen.items()})
-    if any(counts.max() > 1 for counts in marked.values()):
+    if any(len(claim) > 1 for claimed in claims.values() for claim in claimed):
         with pytest.raises(InputError, match="overlap; a locus can play one role only"):
             assign_regions(spec, genome)
         return
@@ -172,6 +173,12 @@ def test_contradictory_choices_are_refused(fields, message):
 def test_regions_that_the_genome_cannot_give_are_refused(valid, message):
     with pytest.raises(InputError, match=message):
         assign_regions(FoldSpec(valid=(valid,), test=("chr2",)), GENOME)
+
+
+def test_excluded_regions_may_overlap():
+    spec = FoldSpec(valid=("chr2:0-100",), test=("chr2:100-200",), exclude=("chr1:300-500", "chr1:0-400"))
+    of_chr1 = [region for region in assign_regions(spec, GENOME) if region.interval.contig == "chr1"]
+    assert [(str(region.interval), region.split) for region in of_chr1] == [("chr1:500-1000", "train")]
 
 
 def test_too_few_pieces_for_the_folds():
@@ -316,6 +323,7 @@ def test_numbered_folds_of_a_file_play_the_roles_that_are_asked_for(tmp_path):
         ({}, [("chr1", 0, 10, "train")], "no interval for the valid split; its labels are train"),
         ({"test_fold": 7}, [("chr1", 0, 10, "fold1")], r"for the train split \(valid_fold=1, test_fold=7\)"),
         ({"sequences_are": "region"}, [("chr2", 0, 401, "train")], "reaches beyond chr2, which has 400 bases"),
+        ({}, [("chr1", 0, 10, "fold40000")], r"line 1 \(chr1:0-10\) is of fold40000; wanted fold32767 at most"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path, fields, rows, message):

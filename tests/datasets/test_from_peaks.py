@@ -10,7 +10,7 @@ import pytest
 
 from cisray.config import check_settings
 from cisray.datasets.from_peaks import SHUFFLED, PeaksSource, PeaksSpec
-from cisray.datasets.mining import MiningSpec, mine, write_mined
+from cisray.datasets.mining import MiningSpec, mine, read_mined, write_mined
 from cisray.datasets.schema import decode_examples
 from cisray.datasets.statistics import Tally
 from cisray.errors import InputError
@@ -284,6 +284,25 @@ def test_mined_negatives_of_a_round_go_into_the_next_dataset(make, data_dir, pla
     assert data_dir / "round1.bed" in again.paths
 
 
+def test_mined_loci_of_padded_windows_are_read_back(make, data_dir, tmp_path):
+    source = make(windows={"edges": "pad", "max_n_fraction": 1.0})
+    candidates = list(source.candidates("train", stride_bp=1))
+    assert {contig for contig, _ in candidates} == {"chr1"}
+    starts = np.concatenate([start for _, start in candidates])
+    assert (starts.min(), starts.max() + 200) == (0, LENGTHS["chr1"])
+    spec = MiningSpec(num_loci=1 << 20, spacing_bp=1)
+    mined = mine(lambda codes: np.ones((len(codes), 1, 2)), candidates, source.codes, spec)
+    write_mined(tmp_path / "round1.bed", mined, window_bp=200)
+    assert sorted(read_mined(tmp_path / "round1.bed").start) == sorted(starts)
+
+
+def test_intervals_on_contigs_that_the_genome_lacks_are_told(make, data_dir):
+    (data_dir / "limit.bed").write_text("chr1\t0\t40000\nchr2\t0\t20000\nchr3\t0\t20000\nchrUn\t0\t9\n")
+    (data_dir / "black.bed").write_text("chr1\t0\t9\nchrUn\t0\t9\n")
+    facts = make(windows={"limit": "limit.bed"}, masks={"blacklist": "black.bed"}).plan().facts
+    assert facts["intervals_on_other_contigs"] == {"blacklist": {"chrUn": 1}, "limit": {"chrUn": 1}}
+
+
 def test_input_files_are_named_once(make, data_dir):
     source = make()
     assert [path.name for path in source.paths] == ["g.fa", "one_peaks.bed", "two_peaks.bed"]
@@ -324,6 +343,10 @@ def test_padded_windows_reach_over_the_ends_of_a_contig(make, data_dir, placemen
     [
         ({"merge_bp": -1}, "merge_bp=-1, .*wanted 0 or more bases"),
         ({"jitter_bp": 5}, "jitter_bp=5 shifts centred windows"),
+        (
+            {"placement": "peaks", "windows": {"stride_bp": 9, "limit": "l.bed", "edges": "pad"}},
+            'windows: stride_bp, limit, but placement = "peaks" lays no tiles; remove it',
+        ),
         ({"negatives": [{"kind": "shuffle"}, {"kind": "shuffle"}]}, "shuffle is named twice"),
         ({"tracks_from": None}, "belong to tracks_from, which is not set"),
         ({"negatives": [{"kind": "unpeaked", "track": "onne"}]}, "no track is called 'onne'; the nearest are one"),

@@ -210,6 +210,14 @@ def test_repeats_are_kept_and_counted_or_made_their_mean(open_table):
     assert source.plan().facts["rows merged into the mean of their repeats"] == 3
 
 
+def test_a_row_without_weight_keeps_its_measurement_in_a_mean(open_table):
+    texts = random_texts(6, 30)
+    table = {"sequence": [*texts, texts[0], texts[1]], "value": range(8), "w": [0, 0, 0, 1, 1, 1, 0, 1]}
+    rows = built(open_table(table, weight="w", duplicates={"repeats": "mean"}))
+    assert [rows[f"t.parquet:{number}"]["target"].item() for number in (1, 2, 3)] == [3, 7, 2]
+    assert [rows[f"t.parquet:{number}"]["weights"] for number in (1, 2, 3)] == [0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -227,6 +235,12 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_two_tracks_of_one_name_are_refused(open_table):
     with pytest.raises(InputError, match="tracks: two are called value"):
         open_table({"sequence": ["A"], "value": [1]}, tracks=[{"column": "value"}, {"column": "value"}])
+
+
+def test_a_column_whose_name_no_track_may_have_is_told(open_table):
+    table = {"sequence": ["A"], "RNA/DNA": [1]}
+    with pytest.raises(InputError, match="tracks: column RNA/DNA: track 'RNA/DNA': a name becomes a column and a file"):
+        open_table(table, tracks=[{"column": "RNA/DNA"}])
 
 
 def real(**settings):

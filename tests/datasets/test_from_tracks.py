@@ -16,6 +16,7 @@ from cisray.datasets.transforms import to_natural, to_target
 from cisray.datasets.window_signal import Masking, OpenTrack
 from cisray.errors import InputError
 from cisray.genome.reference import Reference
+from cisray.genome.sequence import decode
 from cisray.genome.tracks import SignalFile, write_signal
 from cisray.geometry import Geometry
 
@@ -169,6 +170,33 @@ def test_windows_that_say_nothing_are_dropped_and_counted(reference, signal_file
     assert built.rows["start"].to_pylist() == sorted(set(shard.starts) - unknown - empty)
 
 
+def test_what_lies_beyond_a_contig_is_no_unknown_base(reference, signal_file):
+    sources = [opened(TRACKS[0], signal_file)]
+    shard = Shard("chr1", -8, 4, 3, "train", 0)  # windows of 24 bp, the first of which has 8 beyond
+    assert build(shard, reference, sources, max_n_fraction=0.0).rows["start"].to_pylist() == [-8, -4, 0]
+    last = Shard("chr1", CHR1_BP - 20, 4, 3, "train", 0)
+    built = build(last, reference, sources, max_n_fraction=0.0)
+    assert built.dropped["windows with too many N"] == 0
+
+
+def test_a_channel_may_be_negative_where_a_target_may_not(tmp_path, reference):
+    starts = np.arange(0, CHR1_BP, 10)
+    write_signal(tmp_path / "lr.bw", {"1": CHR1_BP}, {"1": (starts, np.full(len(starts), -1.5))}, step_bp=10)
+    write_signal(tmp_path / "ok.bw", {"1": CHR1_BP}, {"1": (starts, np.ones(len(starts)))}, step_bp=10)
+    ratio = Track(name="ratio", file="lr.bw")
+    layout = Layout(GEOMETRY, ("ok",), "<f4", Inputs(channels=(ratio,), channel_bp=3))
+    built = build_shard(
+        Shard("chr1", 0, 4, 5, "train", 0),
+        reference,
+        [opened(Track(name="ok", file="ok.bw"), SignalFile(tmp_path / "ok.bw"))],
+        layout=layout,
+        max_n_fraction=1.0,
+        channels=[opened(ratio, SignalFile(tmp_path / "lr.bw"))],
+    )
+    channels = decode_examples(built.rows, layout).channels
+    assert set(channels[~np.isnan(channels)].tolist()) == {-1.5}
+
+
 def test_a_contig_that_the_track_lacks_is_masked_and_dropped_if_no_other_has_it(reference, signal_file):
     shard = Shard("chr2", 0, 16, 2, "train", 0)
     absent = opened(TRACKS[3], signal_file)
@@ -249,6 +277,16 @@ def test_unmappable_bins_are_lowered_to_the_quantile_of_their_window(reference, 
     assert np.array_equal(after[3], before[3])
 
 
+def test_lowered_bins_of_windows_that_are_dropped_do_not_count(reference, signal_file):
+    how = Masking(
+        MaskSpec(unmappable_clip_quantile=0.5), Masks(unmappable={"chr1": Spans(np.array([0]), np.array([150]))})
+    )
+    shard = Shard("chr1", 0, 24, 5, "train", 0)  # of the second to fourth window a half, all and a third are N
+    built = build(shard, reference, [opened(TRACKS[0], signal_file)], masking=how, max_n_fraction=0.3)
+    assert built.dropped["windows with too many N"] == 5 - len(built.rows) == 2
+    assert built.dropped["unmappable bins lowered to their window's quantile"] == len(built.rows) * GEOMETRY.num_bins
+
+
 def test_channels_are_read_over_window_and_margins(reference, signal_file, signal):
     channel = Track(name="open", file="toy.bw", uncovered="zero", scale=2.0)
     layout = Layout(GEOMETRY, ("mean",), "<f4", Inputs(channels=(channel,)))
@@ -310,7 +348,9 @@ def test_a_source_plans_its_shards_and_builds_them(source, signal, bases):
     assert made.contig_names == {"mean": {"1": "chr1"}}
     assert made.absent_contigs == {"mean": ["chr2"]}
     assert [path.name for path in made.paths] == ["toy.fa", "toy.bw"]
-    assert {shard.split for shard in plan.shards} == {"train", "valid", "test"}
+    # by split, and else in genome order: in the genome, the validation split comes first
+    places = [(shard.split, shard.values["contig"], shard.values["start"]) for shard in plan.shards]
+    assert places == [("train", "chr1", 43), ("train", "chr2", 0), ("valid", "chr1", 0), ("test", "chr1", 113)]
     assert plan.regions["test"] == ["chr1:110-150"]
     assert plan.dropped["bases in no split"] == 0
     for shard in plan.shards:
@@ -320,6 +360,22 @@ def test_a_source_plans_its_shards_and_builds_them(source, signal, bases):
         assert targets.dtype == np.float16
         for row, start in enumerate(built.rows["start"].to_pylist()):
             np.testing.assert_allclose(targets[row, :, 0], slow_target(signal, TRACKS[0], start), rtol=1e-3)
+
+
+def test_a_smoothed_channel_holds_no_signal_of_another_split(source):
+    channel = {"name": "open", "file": "toy.bw", "smooth_bp": 9}
+    for made, reach_bp in ((source(), 3), (source(channels=[channel]), 3 + 4)):
+        (shard,) = [each for each in made.plan().shards if (each.split, each.values["contig"]) == ("train", "chr1")]
+        starts = Shard(**shard.values).starts
+        assert starts[0] == 40 + reach_bp  # where the validation split ends, and no base of it is read
+        assert starts[-1] + 24 <= 110 - reach_bp
+
+
+def test_intervals_of_the_limit_on_other_contigs_are_told(source, tmp_path):
+    (tmp_path / "limit.bed").write_text("chr1\t0\t150\nchrUn\t0\t9\nchrUn\t20\t29\n")
+    plan = source(windows={"limit": "limit.bed"}).plan()
+    assert plan.facts["intervals_on_other_contigs"] == {"limit": {"chrUn": 2}}
+    assert source().plan().facts["intervals_on_other_contigs"] == {}
 
 
 def test_a_sample_whose_variants_are_applied_changes_the_bases_alone(source, tmp_path, bases):
@@ -346,11 +402,37 @@ def test_a_sample_whose_variants_are_applied_changes_the_bases_alone(source, tmp
     assert differ
 
 
+def test_deletions_of_a_sample_draw_in_no_base_of_another_split(source, tmp_path, bases):
+    deleted = bases[80:91].upper()
+    (tmp_path / "one.vcf").write_text(
+        "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+        f"chr1\t81\t.\t{deleted}\t{deleted[0]}\t.\tPASS\t.\n"
+    )
+    variants = {"variants": "one.vcf", "indels": "apply"}
+    made = source(
+        genome={"name": "toy", "fasta": "toy.fa", "haplotype": variants},
+        folds={"valid": ["chr2"], "test": ["chr1:91-150"]},
+        geometry={"window_bp": 16, "bin_bp": 4},
+        windows={"stride_bp": 1, "max_n_fraction": 1.0},
+    )
+    plan = made.plan()
+    assert plan.facts["kept_from_borders_bp"] == 10
+    haplotype = bases.upper()[:81] + bases.upper()[91:]
+    of_test = {haplotype[at : at + 8] for at in range(81, len(haplotype) - 7)}
+    assert of_test
+    for shard in plan.shards:
+        if (shard.split, shard.values["contig"]) == ("train", "chr1"):
+            codes = decode_examples(made.build(shard.values).rows, made.layout).codes
+            assert not any(decode(row[at : at + 8]) in of_test for row in codes for at in range(9))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"tracks": []}, "list them as .*, or name a targets.txt"),
         ({"targets": "targets.txt"}, "one of the two"),
+        ({"relocate": {"suffix": {".w5": ".bw"}}}, "relocate and targets_order belong to a targets.txt; name it"),
+        ({"targets_order": "old"}, "relocate and targets_order belong to a targets.txt; name it"),
         ({"channel_bp": 5}, "channel_bp=5; wanted a length that divides window_bp=24 and margin_bp=3"),
         ({"tracks": [{"name": "a", "file": "x.bw"}, {"name": "a", "file": "y.bw"}]}, "two are called a"),
         ({"tracks": [{"name": "a", "file": "missing.bw"}]}, r"missing\.bw: no such input file"),

@@ -32,9 +32,6 @@ def slow_label(rows, track, first, last, spec):
             label = any(first <= summit < last for _, _, summit in own)
         else:
             label = any(abs(summit - centre) <= spec.summit_bp for _, _, summit in own)
-            covered += [
-                1 for _, _, summit in own if summit - spec.summit_bp < last and summit + spec.summit_bp >= first
-            ]
     elif spec.overlap_of == "bin":
         label = len(covered) > spec.min_overlap_fraction * (last - first)
     else:

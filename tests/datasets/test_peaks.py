@@ -2,7 +2,6 @@ import gzip
 
 import pytest
 
-from cisray.config import check_settings
 from cisray.datasets.card import Track
 from cisray.datasets.peaks import PeakFiles, load_peaks
 from cisray.errors import InputError
@@ -115,6 +114,8 @@ def test_peaks_that_do_not_fit_the_genome_are_refused_with_their_line(tmp_path, 
         ("100", "summit 100 in column 10 lies outside the peak"),
         ("-2", "summit -2 in column 10 lies outside"),
         ("middle", "line 1 .*: summit 'middle' in column 10; wanted an offset"),
+        ("1_0", "line 1 .*: summit '1_0' in column 10; wanted an offset"),
+        ("9" * 20, "line 1 .*: summit '9{20}' in column 10; wanted an offset"),
     ],
 )
 def test_a_summit_outside_its_peak_is_refused(tmp_path, summit, told):
@@ -140,4 +141,25 @@ def test_tracks_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(InputError, match="two are called a"):
         load(tmp_path, "a.bed", files=PeakFiles(pattern="*.bed"))
     with pytest.raises(InputError, match="name_column=2; a BED file's own columns begin with 4"):
-        check_settings({"pattern": "*", "name_column": 2}, PeakFiles, source="job")
+        load(tmp_path, files=PeakFiles(pattern="*", name_column=2))
+
+
+@pytest.mark.parametrize("pattern", ["", "/data/*.bed", "**peaks.bed", "peaks**/a.bed"])
+def test_what_is_no_pattern_is_refused(tmp_path, pattern):
+    with pytest.raises(InputError, match=r"tracks_from: '.*' is no pattern below data_dir; wanted one such as"):
+        load(tmp_path, files=PeakFiles(pattern=pattern))
+
+
+def test_folders_in_folders_are_searched(tmp_path):
+    (tmp_path / "x/y").mkdir(parents=True)
+    (tmp_path / "x/y/a.bed").write_text("chr1\t10\t20\n")
+    assert [track.file for track in load(tmp_path, files=PeakFiles(pattern="**/*.bed")).tracks] == ["x/y/a.bed"]
+
+
+def test_a_name_that_cannot_be_a_tracks_is_told_with_its_file(tmp_path):
+    for name in ("._a.bed", "all.bed"):
+        (tmp_path / name).write_text("chr1\t10\t20\tFOXA1/2\n")
+    with pytest.raises(InputError, match=r"/\._a\.bed: track '\._a': a name becomes a column and a file; wanted no"):
+        load(tmp_path, files=PeakFiles(pattern="*_a.bed"))
+    with pytest.raises(InputError, match=r"all\.bed: track 'FOXA1/2': a name becomes a column and a file"):
+        load(tmp_path, files=PeakFiles(pattern="all.bed", name_column=4))

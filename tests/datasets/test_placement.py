@@ -138,6 +138,17 @@ def test_spaced_windows_are_apart_and_none_is_left_out_without_reason(loci, spac
         assert kept[row] == (not better.any())
 
 
+@given(st.integers(0, 30), st.sampled_from(["inside", "pad"]))
+def test_windows_keep_their_guard_from_where_another_region_begins(guard_bp, edges):
+    regions = assign_regions(FOLDS, GENOME)
+    ground = Ground(regions, GENOME, geometry=GEOMETRY, spec=WindowSpec(edges=edges), guard_bp=guard_bp)
+    least_bp = max(guard_bp, GEOMETRY.margin_bp)
+    for region, low, high in zip(regions, ground.lowest, ground.highest, strict=True):
+        here = region.interval
+        assert here.start == 0 or low == here.start + least_bp
+        assert here.end == GENOME[here.contig] or high + GEOMETRY.window_bp == here.end - least_bp
+
+
 def test_jitter_reaches_both_sides_and_depends_on_the_locus_alone():
     positions = np.arange(0, 50_000, 10)
     shift = jitter_by_locus("chr1", positions, jitter_bp=5, seed=1) - positions

@@ -53,6 +53,12 @@ def test_a_file_without_a_header_its_names_and_its_constant_columns(tmp_path):
     ]
 
 
+def test_one_column_of_a_file_may_be_two_of_the_table(tmp_path):
+    (tmp_path / "t.csv").write_text(csv_text())
+    rows = read(tmp_path / "t.csv", ["weight", "seq", "value"], rename={"weight": "value"})
+    assert rows == [{"weight": row["value"], "seq": row["seq"], "value": row["value"]} for row in ROWS]
+
+
 def test_fasta_headers_give_columns(tmp_path):
     (tmp_path / "t.fa").write_text("> chr1,+,5; class:1\nACGT\nacgn\n\n>b\tclass:0\r\nGG\r\n>c class:0\n")
     rows = read(tmp_path / "t.fa", ["id", "sequence", "bound", "description"], header_pattern=r"class:(?P<bound>\d)")
@@ -70,6 +76,7 @@ def test_fasta_headers_give_columns(tmp_path):
         (b"seq,value,value\nA,1,2\n", {}, r"t: two columns are called 'value'; give each its own name"),
         (b"seq,value\nA,1\nA\n", {}, r"t: not a readable table \(.*Expected 2 columns, got 1"),
         (b"\nseq,value\n", {}, r"t: its first line is empty; wanted a table of columns, or FASTA"),
+        (b"seq,value\rA,1\rC,2\r", {}, r"t: its first line is no header \(.*lines ended by a line feed"),
         (b"\xff\xfe\x00seq\n", {}, r"t: not a text file; wanted CSV, TSV, Parquet or FASTA"),
         (b"seq,value\n\xff,1\n", {}, r"t: not a readable table \(.*UTF8"),
         (b"PAR1 and nothing", {}, r"t: not a readable table \("),
@@ -88,6 +95,17 @@ def test_what_cannot_be_read_is_named(tmp_path, content, settings, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read(path, ["seq", "value"], **settings)
+
+
+def test_a_folder_and_a_damaged_page_are_named(tmp_path):
+    with pytest.raises(InputError, match="a folder; wanted a file, so name each of its files"):
+        read(tmp_path, ["seq"])
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"seq": ["ACGT" * 9] * 99}), path, use_dictionary=False)
+    page = path.read_bytes()
+    path.write_bytes(page[:40] + bytes(len(page) - 540) + page[-500:])
+    with pytest.raises(InputError, match=r"t.parquet: damaged or not readable \(.*copy or make it again"):
+        read(path, ["seq"])
 
 
 def test_a_bgzip_file_without_its_end_is_refused(tmp_path):

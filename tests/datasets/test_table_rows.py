@@ -75,6 +75,23 @@ def test_names_that_come_again_are_told_apart(read):
     assert read(table).ids.to_pylist() == ["t.csv:1", "t.csv:2", "t.csv:3"]
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a/t.csv", "a/u.csv"], ["t.csv:1", "u.csv:1"]),
+        (["a/t.csv", "b/t.csv"], ["a/t.csv:1", "b/t.csv:1"]),
+        (["a/t.csv", "a/t.csv"], ["a/t.csv#1:1", "a/t.csv#2:1"]),  # once for each of two columns, say
+    ],
+)
+def test_rows_of_several_files_have_names_of_their_own(tmp_path, paths, expected):
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("seq,value\nACGT,1\n")
+    rows = read_rows(columns(files=[{"path": path} for path in paths]), [tmp_path / path for path in paths], None)
+    assert rows.ids.to_pylist() == expected
+    assert rows.file.tolist() == [0, 1]
+
+
 def test_conditions_come_before_the_limit_and_both_are_counted(read):
     table = {"seq": ["A"] * 6, "value": list("123456"), "depth": ["9", "200", "", "300", "400", "100"]}
     rows = read(table, where=[{"column": "depth", "at_least": 100, "at_most": 350}], limit_rows=2)
@@ -105,6 +122,25 @@ def test_related_sequences_come_from_columns_or_from_lists(read, tmp_path):
     assert rows.first.tolist() == [0, 2, 3]
     assert rows.targets[:, 0].tolist() == [1, 3]
     assert rows.dropped["rows without a sequence"] == 2
+
+
+def test_a_list_of_nothing_is_no_sequence(tmp_path):
+    path = tmp_path / "t.parquet"
+    lists = [[""], ["AC", ""], [None], [None, " "], ["", "G"]]
+    pq.write_table(pa.table({"sites": lists, "value": range(5)}), path)
+    rows = read_rows(columns(sequences=["sites"]), [path], None)
+    assert texts(rows) == ["AC", "", "", "G"]
+    assert rows.dropped["rows without a sequence"] == 3
+
+
+def test_numbers_are_told_by_their_type_in_parquet(tmp_path):
+    path = tmp_path / "t.parquet"
+    of_types = {"text": pa.array(["1", "NA"]).dictionary_encode(), "bool": [True, None], "large": [2**53 + 1, None]}
+    pq.write_table(pa.table({"seq": ["A", "C"], "date": pa.array([1, 2], pa.date32())} | of_types), path)
+    rows = read_rows(columns(tracks=[{"column": name} for name in of_types], limit_rows=1), [path], None)
+    assert rows.targets.tolist() == [[1, 1, 2**53]]
+    with pytest.raises(InputError, match=r"t.parquet: column date is of type date32\[day\]; wanted numbers"):
+        read_rows(columns(tracks=[{"column": "date"}]), [path], None)
 
 
 def test_weights_are_read(read):

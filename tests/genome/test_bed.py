@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cisray.genome.bed
 from cisray.errors import InputError
 from cisray.genome.bed import merge_intervals, overlap_bp, read_bed, rows_by_contig
 
@@ -29,6 +30,23 @@ def test_intervals_come_in_the_files_order_with_their_lines(tmp_path):
     assert bed.where(1) == f"{tmp_path}/f.bed: line 6 (chr1:0-3)"
     with pytest.raises(InputError, match=r"f\.bed: 5 columns; wanted the strand in column 6"):
         bed.column(6, called="strand")
+
+
+@pytest.mark.parametrize("part_lines", [1, 2, 3, 4, 9])
+def test_columns_are_packed_part_by_part(tmp_path, monkeypatch, part_lines):
+    monkeypatch.setattr(cisray.genome.bed, "_PART_LINES", part_lines)
+    rows = [("a", "1", "x"), ("b", "2"), ("c", "3", "z"), ("d", "4", "z", "more")]
+    (tmp_path / "f.bed").write_text("".join("\t".join(("chr1", "0", "5", *row)) + "\n" for row in rows))
+    bed = read_bed(tmp_path / "f.bed")
+    assert [column.tolist() for column in bed.columns] == [list("abcd"), list("1234")]
+
+
+def test_one_long_name_does_not_make_all_the_others_long(tmp_path):
+    names = ["long" * 1000, *("short" for _ in range(999))]
+    (tmp_path / "f.bed").write_text("".join(f"chr1\t0\t5\t{name}\t7\n" for name in names))
+    bed = read_bed(tmp_path / "f.bed")
+    assert sum(column.nbytes for column in bed.columns) < 2 * (tmp_path / "f.bed").stat().st_size
+    assert bed.column(4, called="name").tolist() == names
 
 
 def test_every_packing_and_line_end_is_read_alike(tmp_path):

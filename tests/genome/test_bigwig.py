@@ -159,6 +159,9 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path):
         check_file(tmp_path / "none.bw")
     with pytest.raises(InputError, match="a folder, but a bigWig"):
         check_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a file, but a bigWig"):
+        check_file(tmp_path / "pipe")  # and does not wait for what comes through it
 
 
 def test_a_file_that_is_written_or_removed_meanwhile_is_told(whole, tmp_path):

@@ -1,9 +1,11 @@
 import gzip
+import os
 
 import pysam
 import pytest
 
-from cisray.genome.compression import GZIP_ERRORS, is_gzip, lacks_bgzip_end, open_unpacked
+from cisray.errors import InputError
+from cisray.genome.compression import GZIP_ERRORS, check_is_file, is_gzip, lacks_bgzip_end, open_unpacked
 
 TEXT = b"".join(b"line %d\n" % number for number in range(30_000))
 
@@ -38,3 +40,11 @@ def test_a_cut_file_raises_one_of_the_gzip_errors(paths, number):
     paths[number].write_bytes(paths[number].read_bytes()[:-40])
     with pytest.raises(GZIP_ERRORS, match="end-of-stream"), open_unpacked(paths[number]) as handle:
         handle.read()
+
+
+def test_what_is_no_file_is_told_for_what_it_is(tmp_path, paths):
+    check_is_file(paths[0], wanted="a BED file")
+    os.mkfifo(tmp_path / "pipe")
+    for name, found in (("none", "no such file"), (".", "a folder"), ("pipe", "not a file")):
+        with pytest.raises(InputError, match=f"{found}, but a BED file was expected here"):
+            check_is_file(tmp_path / name, wanted="a BED file")

@@ -101,7 +101,7 @@ def test_a_file_is_parsed_in_blocks_and_once(tmp_path, monkeypatch):
         ("c1\t9\t10\t1e39", r"has the value '1e39'; wanted a finite"),
         ("c1\t9\t10", r"has 3 columns where the first line of data has 4; wanted 4 columns"),
         ("c1\t9\t10\t1\t2", r"has 5 columns where the first line of data has 4"),
-        ("\t9\t10\t1", r"has 4 columns; bedGraph has 4 columns, contig, start, end and value"),
+        ("\t9\t10\t1", r"names no contig; bedGraph has 4 columns, contig, start, end and value"),
         ("#c1\t9\t10\t1", r"is no data; comments and track lines may only stand on top, and a file holds one track"),
         ("track type=bedGraph", r"is no data; comments and track lines"),
         ("   ", r"has 1 columns where the first line"),

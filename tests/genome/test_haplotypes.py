@@ -219,6 +219,30 @@ def test_any_window_is_what_editing_a_string_gives(tmp_path, sample, windows):
             assert text(haplotype, contig, center, center + 1) == expected(bases, edits[contig], center, center + 1)
 
 
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(samples(), st.lists(st.tuples(st.integers(-20, 45), st.integers(1, 60)), min_size=4, max_size=4))
+def test_no_window_reaches_further_than_is_told(tmp_path, sample, windows):
+    contigs, rows, spec = sample
+    haplotype = make(tmp_path / hashlib.sha256(repr(sample).encode()).hexdigest(), rows, contigs, **spec)
+    edits, _ = truth(rows, contigs, haplotype.spec)
+    for contig, bases in contigs.items():
+        marked = "".join(chr(1000 + base) for base in range(len(bases)))  # each base says where it is from
+        for start, width in windows:
+            held = [ord(mark) - 1000 for mark in expected(marked, edits[contig], start, start + width)]
+            reach_bp = haplotype.overreach_bp(width)
+            assert all(start - reach_bp <= base < start + width + reach_bp for base in held if base >= 0)
+
+
+def test_deletions_within_half_a_window_add_up(tmp_path):
+    bases = "".join(np.random.default_rng(1).choice(list("ACGT"), 200))
+    deletions = ((20, 5), (30, 7), (100, 4))
+    rows = [("c1", start, bases[start - 1 : start + size], bases[start - 1], "1|1") for start, size in deletions]
+    rows.insert(2, ("c1", 60, bases[59], bases[59] + "ACGTACG", "1|1"))
+    haplotype = make(tmp_path, rows, {"c1": bases}, indels="apply")
+    assert [haplotype.overreach_bp(width) for width in (1, 30, 400)] == [7, 12, 12]
+    assert make(tmp_path, rows, {"c1": bases}).overreach_bp(400) == haplotype.reference.overreach_bp(400) == 0
+
+
 def test_a_window_is_read_outward_from_its_centre(tmp_path):
     rows = [("c1", 3, "G", "GAA", "1|0"), ("c1", 6, "CGT", "C", "0|1"), ("c1", 9, "A", "G", "1|1")]
     #  ACGTACGTACGTACGTACGT  the reference, of 20 bases

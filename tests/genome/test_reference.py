@@ -141,8 +141,8 @@ def test_a_bgzip_file_cut_between_blocks_is_refused(tmp_path, cache):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, cache):
-    for path in (tmp_path / "none.fa", tmp_path):
-        with pytest.raises(InputError, match="no such file, but a FASTA file"):
+    for path, found in ((tmp_path / "none.fa", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(InputError, match=f"{found}, but a FASTA file was expected here"):
             Reference(path, cache)
 
 

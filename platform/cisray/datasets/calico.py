@@ -7,7 +7,6 @@ input, without margins; see datasets.calico_folder for the files.
 import functools
 import itertools
 import operator
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cisray.datasets.calico_records import read_records, record_name
 from cisray.datasets.calico_targets import AS_WRITTEN, Relocation, Targets, read_targets
 from cisray.datasets.card import Genome, Kind
 from cisray.datasets.folds import SPLITS, Split
+from cisray.datasets.listed import check_folds, fold_of
 from cisray.datasets.schema import Examples, Layout, Loci, make_rows
 from cisray.datasets.source import (
     BuiltShard,
@@ -42,7 +42,6 @@ from cisray.genome.sequence import UNKNOWN
 # Share of a record's bases that must be the FASTA's: major alleles differ from it at one in a thousand, chance at three
 # in four.
 _LEAST_AGREEMENT = 0.95
-_FOLD = re.compile(r"fold(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -81,6 +80,7 @@ class CalicoSource:
         self._spec = spec
         root = data_path(spec.folder, data_dir)
         self._folder = read_folder(root)
+        check_folds(self._folder.bed, self._folder.labels)
         targets_path = root / "targets.txt" if spec.targets is None else data_path(spec.targets, data_dir)
         targets = read_targets(targets_path, relocate=spec.relocate, order=spec.order)
         num_targets = self._folder.num_targets
@@ -154,8 +154,8 @@ class CalicoSource:
 
     def _row(self, line: int, record: Record) -> pa.Table:
         label = str(self._folder.labels[line])
-        named = _FOLD.fullmatch(label)
-        fold = int(named[1]) if named else SPLITS.index(self._split_of(label))
+        number = fold_of(label)
+        fold = SPLITS.index(self._split_of(label)) if number is None else number
         window = self._window(line)
         loci = Loci([window.contig], np.array([window.start]), np.array([window.end]), ["+"], np.array([fold]))
         return make_rows(self.layout, loci, Examples(record.codes[None], record.targets[None]))

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from cisray.datasets.calico_targets import write_targets
 from cisray.datasets.card import Card, read_card
+from cisray.datasets.listed import label_of
 from cisray.datasets.schema import split_files
 from cisray.errors import InputError
 from cisray.files import folder_written_whole, write_json, written_whole
@@ -15,7 +16,7 @@ from cisray.files import folder_written_whole, write_json, written_whole
 Extent = Literal["input", "target"]
 """What an interval of sequences.bed is: what a model reads, or what it predicts."""
 Labels = Literal["split", "fold"]
-"""Whether a line is labelled train, valid and test, or fold0, fold1, ..."""
+"""Whether a line is labelled train, valid and test, or fold0, fold1, ... and train where it is in no fold."""
 NAMES = ("targets.txt", "sequences.bed", "statistics.json")
 _COLUMNS = ["contig", "start", "end", "strand", "fold"]
 
@@ -35,6 +36,10 @@ def export_calico(dataset_dir: Path, out_dir: Path, *, extent: Extent = "target"
         InputError: the dataset is not finished; its rows do not fit the form; or the folder holds other files.
     """
     card = read_card(dataset_dir)
+    if card.genome is None and card.kind != "coverage":
+        raise InputError(
+            f"{dataset_dir}: rows of a table lie on no genome, which Calico's files want; give another dataset"
+        )
     if out_dir.exists():
         foreign = sorted(path.name for path in out_dir.iterdir() if path.name not in NAMES)
         if foreign:
@@ -56,6 +61,11 @@ def write_sequences_bed(path: Path, dataset_dir: Path, card: Card, *, extent: Ex
     with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         for row in rows:
             start = row.start + crop_bp
+            if row.strand not in "+-":
+                raise InputError(
+                    f"{dataset_dir}: the row made of {row.contig}:{row.start}-{row.end} is shuffled and lies on no "
+                    "strand, which sequences.bed cannot say; build it without negatives of kind shuffle"
+                )
             if start < 0:
                 raise InputError(
                     f"{dataset_dir}: the window {row.contig}:{row.start}-{row.end} starts before its contig, which BED "
@@ -90,4 +100,4 @@ def _rows(dataset_dir: Path, card: Card, labels: Labels) -> Iterator[_Row]:
             table = pq.ParquetFile(path).read(columns=_COLUMNS)
             columns = [table[name].to_pylist() for name in _COLUMNS]
             for contig, start, end, strand, fold in zip(*columns, strict=True):
-                yield _Row(contig, start, end, strand, split if labels == "split" else f"fold{fold}")
+                yield _Row(contig, start, end, strand, label_of(split, fold, numbered=labels == "fold"))

@@ -72,6 +72,10 @@ def read_folder(path: Path) -> Folder:
     Raises:
         InputError: a file is missing, or they do not fit each other.
     """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: not a folder; wanted one of Calico's, with statistics.json, sequences.bed and tfrecords"
+        )
     statistics_path = path / "statistics.json"
     statistics = read_json(statistics_path, what="statistics.json of a Calico dataset")
     geometry = _read_geometry(statistics, source=statistics_path)

@@ -20,7 +20,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS
+from cisray.genome.compression import GZIP_ERRORS, check_is_file
 
 _READ_BYTES = 1 << 20
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
@@ -34,8 +34,7 @@ def read_records(path: Path) -> Iterator[bytes]:
     Raises:
         InputError: the file is missing, not compressed, truncated, or a record's checksum is not its own.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but a TFRecord file was expected here")
+    check_is_file(path, wanted="a TFRecord file")
     number = 0
     with path.open("rb") as handle, io.BufferedReader(_Unpacked(handle)) as stream:
         try:

@@ -31,7 +31,7 @@ from cisray.datasets.card import Track
 from cisray.datasets.transforms import Order
 from cisray.errors import InputError
 from cisray.files import written_whole
-from cisray.genome.compression import GZIP_ERRORS, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_is_file, open_unpacked
 
 _NEEDED = ("identifier", "file", "sum_stat", "description")
 _ALIASES = {"avg": "mean", "avg_sqrt": "mean_sqrt"}
@@ -159,8 +159,7 @@ def _shortest(value: float | None) -> str:
 
 
 def _read_lines(path: Path) -> list[_Line]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but a targets.txt was expected here")
+    check_is_file(path, wanted="a targets.txt")
     try:
         with open_unpacked(path) as handle, io.TextIOWrapper(handle, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, delimiter="\t")

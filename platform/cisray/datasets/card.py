@@ -4,6 +4,7 @@ Everything that a model must know about its data is derived from here, and a bun
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,13 @@ class Track:
         if self.smooth_bp < 1 or self.smooth_bp % 2 == 0:
             raise InputError(f"track {self.name}: smooth_bp={self.smooth_bp}; wanted an odd, positive width")
         lowest = 1 if self.clip_soft is None else self.clip_soft
-        if self.scale <= 0 or lowest < 1 or (self.clip is not None and self.clip < lowest):
+        numbers = (number for number in (self.scale, self.clip_soft, self.clip) if number is not None)
+        if (
+            not all(map(math.isfinite, numbers))
+            or self.scale <= 0
+            or lowest < 1
+            or (self.clip is not None and self.clip < lowest)
+        ):
             raise InputError(
                 f"track {self.name}: scale={self.scale}, clip_soft={self.clip_soft}, clip={self.clip}; "
                 "wanted a positive scale, a clip_soft of 1 or more, and a clip no lower than it"

@@ -278,7 +278,9 @@ def _named_regions(spec: FoldSpec, contig_lengths: Mapping[str, int], data_dir: 
         ]
     named = [Region(parse_region(text, contig_lengths), "valid", 1) for text in spec.valid]
     named += [Region(parse_region(text, contig_lengths), "test", 2) for text in spec.test]
-    taken = sorted([region.interval for region in named] + excluded, key=lambda i: (i.contig, i.start))
+    # excluded regions play one role and may overlap: twice the complement is their union
+    union = _complement(_complement(excluded, contig_lengths), contig_lengths)
+    taken = sorted([*(region.interval for region in named), *union], key=lambda i: (i.contig, i.start))
     for one, other in pairwise(taken):
         if one.contig == other.contig and other.start < one.end:
             raise InputError(f"folds: {one} and {other} overlap; a locus can play one role only")

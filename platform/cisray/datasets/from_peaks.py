@@ -40,6 +40,7 @@ from cisray.geometry import Geometry
 SHUFFLED = "."
 """The strand of rows whose sequence was shuffled: it lies on none, while contig and start say what it was made of."""
 _SHUFFLED_AT_ONCE = 1 << 22  # bases
+_NO_TILES = WindowSpec()
 _CENTRE_SHARE = 0.1  # of a window: the middle part in which a peak counts as centred
 
 
@@ -81,6 +82,10 @@ class PeaksSpec:
                 f"merge_bp={self.merge_bp}, jitter_bp={self.jitter_bp}, shard_rows={self.shard_rows}; "
                 "wanted 0 or more bases and at least one row"
             )
+        of_tiles = ("stride_bp", "eval_stride_bp", "snap_bp", "sample_fraction", "limit")
+        idle = [name for name in of_tiles if getattr(self.windows, name) != getattr(_NO_TILES, name)]
+        if self.placement == "peaks" and idle:
+            raise InputError(f'windows: {", ".join(idle)}, but placement = "peaks" lays no tiles; remove it')
         kinds = [spec.kind for spec in self.negatives]
         if self.jitter_bp and self.placement == "tile" and "accessible" not in kinds:
             raise InputError(
@@ -110,6 +115,7 @@ class PeaksSource:
         self._genome = open_genome(spec.genome, data_dir)
         # windows are chosen by the bases of the reference, whose coordinates they have
         self._reference = self._genome.reference if isinstance(self._genome, Haplotype) else self._genome
+        self._guard_bp = spec.geometry.margin_bp + self._genome.overreach_bp(spec.geometry.stored_bp)
         lengths = self._reference.contig_lengths
         files = None
         if spec.tracks_from is not None:
@@ -201,15 +207,19 @@ class PeaksSource:
         return BuiltShard(rows, Tally.of(targets, self.tracks), {})
 
     def candidates(self, split: Split = "train", *, stride_bp: int | None = None) -> Iterator[tuple[str, NDArray]]:
-        """Yield contigs and starts of a split's windows without a peak or a positive, for datasets.mining."""
+        """Yield contigs and starts of a split's windows without a peak or a positive, for datasets.mining.
+
+        Windows that reach over a contig's end are none of them: the BED file of mined loci could not hold them.
+        """
         scene = self._scene()
-        ground = scene.ground
+        ground, lengths = scene.ground, self._reference.contig_lengths
         taken = join_spans(scene.peaks, ground.spans(self._place(scene).windows))
         windows = unpeaked(ground, taken=taken, stride_bp=stride_bp, seed=self._spec.seed)
         windows = windows.pick(ground.in_splits([split])[ground.group_of[windows.region]])
         windows = windows.pick(scene.screen(windows)[0])
         for contig, rows in ground.runs(windows):
-            yield contig, windows.start[rows]
+            start = windows.start[rows]
+            yield contig, start[(start >= 0) & (start + self._spec.geometry.window_bp <= lengths[contig])]
 
     def codes(self, contig: str, starts: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the codes of windows without their margins, uint8 [B, L]."""
@@ -220,7 +230,7 @@ class PeaksSource:
         masks = load_masks(spec.masks, lengths, data_dir=self._data_dir)
         regions = assign_regions(spec.folds, lengths, gaps=masks.gaps, geometry=spec.geometry, data_dir=self._data_dir)
         return Scene(
-            ground=Ground(regions, lengths, geometry=spec.geometry, spec=spec.windows),
+            ground=Ground(regions, lengths, geometry=spec.geometry, spec=spec.windows, guard_bp=self._guard_bp),
             reference=self._reference,
             masks=masks,
             peaks={contig: self._peaks.spans(contig) for contig in self._peaks.contigs},
@@ -250,6 +260,7 @@ class PeaksSource:
             spec=spec.windows,
             masks=scene.masks,
             data_dir=self._data_dir,
+            guard_bp=self._guard_bp,
         )
         region, start = [], []
         for shard in tiling.shards:
@@ -260,7 +271,9 @@ class PeaksSource:
         for split, reasons in tiling.dropped.items():
             dropped |= {f"{split} {reason}": count for reason, count in reasons.items()}
         windows = Windows.of(np.concatenate(region), np.concatenate(start))
-        return _Placed(windows, dropped, {"tiled_windows": len(windows.start)})
+        left_out = {"limit": dict(tiling.limit_left_out)} if tiling.limit_left_out else {}
+        facts = {"tiled_windows": len(windows.start), "intervals_on_other_contigs": left_out}
+        return _Placed(windows, dropped, facts)
 
     def _centred(self, ground: Ground) -> _Placed:
         """Place a window over the middle of every group of summits."""
@@ -317,11 +330,13 @@ class PeaksSource:
                     "name longer regions in folds, or see labels and windows in the job file"
                 )
         gc_fraction = ground.composition(placed.windows, self._reference).gc_fraction
+        left_out = {name: dict(counts) for name, counts in scene.masks.left_out.items()}
         return placed.facts | {
+            "intervals_on_other_contigs": left_out | placed.facts.get("intervals_on_other_contigs", {}),
             "peaks": self._peaks.num_peaks,
             "positives": per_split,
             "gc_histogram": gc_histogram(gc_fraction).tolist(),
-            "masks_left_out": {name: dict(counts) for name, counts in scene.masks.left_out.items()},
+            "kept_from_borders_bp": self._guard_bp,
             "negatives": [],
         }
 

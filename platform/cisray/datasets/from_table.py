@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from cisray.config import STRICT, data_path
+from cisray.config import STRICT, check_settings, data_path
 from cisray.datasets.card import Genome, Inputs, Kind, Track, check_tracks
 from cisray.datasets.crossings import CrossingRecord, crosses, find_crossings, resolve, write_crossings
 from cisray.datasets.duplicates import DuplicateSpec, Groups, Sequences, find_groups
@@ -72,11 +72,12 @@ class TableSource:
         self.paths: list[Path] = [data_path(file.path, data_dir) for file in spec.files]
         self.contig_names: dict[str, dict[str, str]] = {}
         self.absent_contigs: dict[str, list[str]] = {}
+        names = ", ".join(dict.fromkeys(file.path for file in spec.files))
         self.tracks: tuple[Track, ...] = tuple(
-            Track(
-                name=track.name or track.column,
-                file=", ".join(dict.fromkeys(file.path for file in spec.files)),
-                description=track.description,
+            check_settings(
+                {"name": track.name or track.column, "file": names, "description": track.description},
+                Track,
+                source=f"tracks: column {track.column}",
             )
             for track in spec.tracks
         )
@@ -142,12 +143,6 @@ class TableSource:
             fold=np.full(len(members), values["fold"], np.int16),
         )
         return BuiltShard(make_rows(self.layout, loci, examples), Tally.of(targets, self.tracks), {})
-
-    def place(self, row: int) -> str:
-        """Return a row's name, with its file and number where the name does not hold them."""
-        name = self._rows.ids[row].as_py()
-        where = f"{self.paths[self._rows.file[row]].name}:{self._rows.number[row]}"
-        return name if name.endswith(where) else f"{name} ({where})"
 
     def _shards(self, roles: Roles) -> list[PlannedShard]:
         shards = []
@@ -252,6 +247,7 @@ def _averaged(rows: Rows) -> tuple[Rows, int]:
     number = np.array([number_of.setdefault(key, len(number_of)) for key in keys])
     kept = np.unique(number, return_index=True)[1]
     weights = np.ones(len(number)) if rows.weights is None else rows.weights.astype(np.float64)
+    weights[np.bincount(number, weights)[number] == 0] = 1.0  # where none counts, all count alike
 
     def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
         known = ~np.isnan(values)
@@ -272,7 +268,7 @@ def _averaged(rows: Rows) -> tuple[Rows, int]:
         number=rows.number[kept],
         targets=mean(rows.targets),
         covariates=mean(rows.covariates),
-        weights=None if rows.weights is None else np.bincount(number, weights).astype(np.float32),
+        weights=None if rows.weights is None else np.bincount(number, rows.weights).astype(np.float32),
     )
     return averaged, len(number) - len(kept)
 

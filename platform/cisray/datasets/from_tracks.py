@@ -73,6 +73,10 @@ class TracksSpec:
             raise InputError("tracks: list them as [[tracks]], or name a targets.txt as targets, one of the two")
         if self.tracks:
             check_tracks(self.tracks)
+        if self.targets is None and (self.relocate != AS_WRITTEN or self.targets_order != "new"):
+            raise InputError(
+                "relocate and targets_order belong to a targets.txt; name it as targets, or leave them out"
+            )
         if self.channels:
             check_tracks(self.channels)
         if (
@@ -141,7 +145,10 @@ class TracksSource:
             list(threads.map(_check_whole, {one.signal.path for one in (*self.sources, *self._channels)}))
         spec, lengths = self._spec, self.reference.contig_lengths
         regions = self._assigned()
-        guard_bp = max(track.smooth_bp // 2 for track in self.tracks)  # a running mean reaches across a border
+        # a running mean reaches across a border: a track's from its windows, a channel's from what they store
+        guard_bp = max(track.smooth_bp // 2 for track in self.tracks)
+        guard_bp = max([guard_bp, *(spec.geometry.margin_bp + each.smooth_bp // 2 for each in spec.channels)])
+        guard_bp = max(guard_bp, spec.geometry.margin_bp + self.reference.overreach_bp(spec.geometry.stored_bp))
         tiling = tile(
             regions,
             lengths,
@@ -151,7 +158,10 @@ class TracksSource:
             masks=self._masks,
             data_dir=self._data_dir,
         )
-        facts: dict[str, Any] = {"intervals_on_other_contigs": {k: dict(v) for k, v in self._masks.left_out.items()}}
+        left_out = dict(self._masks.left_out) | ({"limit": tiling.limit_left_out} if tiling.limit_left_out else {})
+        facts: dict[str, Any] = {"intervals_on_other_contigs": {name: dict(each) for name, each in left_out.items()}}
+        if all(region.starts is None for region in regions):  # listed windows lie where they are listed
+            facts["kept_from_borders_bp"] = guard_bp
         if isinstance(self.reference, Haplotype):
             facts["variants_applied"] = self.reference.counts
         if spec.leakage is not None:
@@ -161,7 +171,8 @@ class TracksSource:
         facts["read_across_borders"] = [dataclasses.asdict(one) for one in read]
         return Plan(
             shards=[
-                PlannedShard(shard.name, shard.split, shard.num_windows, shard._asdict()) for shard in tiling.shards
+                PlannedShard(shard.name, shard.split, shard.num_windows, shard._asdict())
+                for shard in sorted(tiling.shards, key=lambda shard: SPLITS.index(shard.split))  # else genome order
             ],
             dropped=count_dropped(tiling.dropped, tiling.uncovered_bp, tiling.unassigned_bp),
             regions={split: [str(r.interval) for r in regions if r.split == split] for split in SPLITS},
@@ -235,29 +246,34 @@ def build_shard(
     starts = np.array(shard.starts)
     codes = read_windows(reference, shard.contig, starts - geometry.margin_bp, geometry.stored_bp)
     margin = geometry.margin_bp
-    n_fraction = (codes[:, margin : margin + geometry.window_bp] == UNKNOWN).mean(axis=1)
+    # what a padded window has beyond its contig is no base that could not be read
+    contig_bp = reference.contig_lengths[shard.contig]
+    beyond_bp = np.maximum(0, -starts) + np.maximum(0, starts + geometry.window_bp - contig_bp)
+    unknown_bp = (codes[:, margin : margin + geometry.window_bp] == UNKNOWN).sum(axis=1) - beyond_bp
+    n_fraction = unknown_bp / geometry.window_bp
     predicted = Part(geometry.crop_bp, geometry.target_bp, geometry.bin_bp, geometry.window_bp)
     targets = read_tracks(sources, shard.contig, starts, part=predicted, masking=masking)
-    lowered = lower_unmappable(targets, shard.contig, starts, masking=masking, geometry=geometry)
     unknown = n_fraction > max_n_fraction
     empty = ~unknown & np.isnan(targets).all(axis=(1, 2))
     kept = ~(unknown | empty)
-    stored = Part(-margin, geometry.stored_bp, layout.inputs.channel_bp, geometry.window_bp)
+    codes, targets, starts = codes[kept], targets[kept], starts[kept]
+    lowered = lower_unmappable(targets, shard.contig, starts, masking=masking, geometry=geometry)
+    stored = Part(-margin, geometry.stored_bp, layout.inputs.channel_bp, geometry.window_bp, signed=True)
     loci = Loci(
-        contig=[shard.contig] * int(kept.sum()),
-        start=starts[kept],
-        end=starts[kept] + geometry.window_bp,
-        strand=["+"] * int(kept.sum()),
-        fold=np.full(int(kept.sum()), shard.fold),
+        contig=[shard.contig] * len(starts),
+        start=starts,
+        end=starts + geometry.window_bp,
+        strand=["+"] * len(starts),
+        fold=np.full(len(starts), shard.fold),
     )
     read = None
     if channels:
-        read = read_tracks(channels, shard.contig, starts[kept], part=stored, masking=masking)
+        read = read_tracks(channels, shard.contig, starts, part=stored, masking=masking)
     tracks = [source.track for source in sources]
     dropped = {
         "windows with too many N": int(unknown.sum()),
         "windows without data in any track": int(empty.sum()),
         "unmappable bins lowered to their window's quantile": lowered,
     }
-    rows = make_rows(layout, loci, Examples(codes[kept], targets[kept], channels=read))
-    return BuiltShard(rows, Tally.of(targets[kept], tracks), dropped)
+    rows = make_rows(layout, loci, Examples(codes, targets, channels=read))
+    return BuiltShard(rows, Tally.of(targets, tracks), dropped)

@@ -77,6 +77,9 @@ class _Evidence(NamedTuple):
     end: NDArray[np.int64]
     summit: NDArray[np.int64]
     track: NDArray[np.int64]
+    peak_start: NDArray[np.int64]
+    """Where the peak itself begins and ends: a summit may label bins that lie beside its peak."""
+    peak_end: NDArray[np.int64]
     reach: NDArray[np.int64]
     """The furthest end of all stretches so far."""
 
@@ -123,7 +126,10 @@ class Labeler:
         has_label = np.bincount(which, weights=counted, minlength=len(key)) > needed
         if spec.partial == "zero":
             return Labels(key[has_label], np.ones(int(has_label.sum()), np.uint8), shape)
-        return Labels(key, np.where(has_label, 1, NO_LABEL).astype(np.uint8), shape)
+        peak_start, peak_end = evidence.peak_start[met.stretch], evidence.peak_end[met.stretch]
+        touches = (peak_start < bin_end) & (met.bin_start < peak_end)
+        kept = has_label | (np.bincount(which, weights=touches, minlength=len(key)) > 0)
+        return Labels(key[kept], np.where(has_label[kept], 1, NO_LABEL).astype(np.uint8), shape)
 
     def _meetings(self, evidence: _Evidence, starts: NDArray[np.int64]) -> _Meetings:
         geometry = self._geometry
@@ -145,6 +151,7 @@ class Labeler:
 
 def _evidence(peaks: ContigPeaks, spec: LabelSpec) -> _Evidence:
     start, end, summit, track = peaks
+    peak_start, peak_end = start, end
     if spec.rule == "summit":
         near = spec.summit_bp or 0
         at_least = spec.partial == "zero"  # else the rest of a peak is needed too, to know what it touches
@@ -152,10 +159,19 @@ def _evidence(peaks: ContigPeaks, spec: LabelSpec) -> _Evidence:
         end = summit + near + 1 if at_least else np.maximum(end, summit + near + 1)
     elif spec.overlap_of == "bin":
         start, end, track = _merge_by_track(start, end, track)
-        summit = start
+        summit = peak_start = start
+        peak_end = end
     order = np.argsort(start, kind="stable")
-    start, end = start[order], end[order]
-    return _Evidence(start, end, summit[order], track[order], np.maximum.accumulate(end))
+    end = end[order]
+    return _Evidence(
+        start[order],
+        end,
+        summit[order],
+        track[order],
+        peak_start[order],
+        peak_end[order],
+        reach=np.maximum.accumulate(end),
+    )
 
 
 def _merge_by_track(

@@ -20,6 +20,7 @@ from cisray.geometry import Geometry
 Extent = Literal["input", "target", "region"]
 """What an interval of a file is: what a model reads, what it predicts, or a stretch to lay windows over."""
 _FOLD = re.compile(r"fold(\d+)")
+_LARGEST_FOLD = int(np.iinfo(np.int16).max)  # what a row's fold is stored in
 
 
 class ListedRun(NamedTuple):
@@ -44,6 +45,7 @@ def read_runs(
     """
     bed = read_bed(path)
     labels = bed.column(4, called="split or fold")
+    check_folds(bed, labels)
     names = map_contigs(dict.fromkeys(bed.contigs), contig_lengths, source=str(path))
     if names.unmatched:
         lost = names.unmatched[0]
@@ -81,6 +83,14 @@ def fold_of(label: str) -> int | None:
     """Return the number of a label foldN; None for a label train, valid or test."""
     found = _FOLD.fullmatch(label)
     return int(found[1]) if found else None
+
+
+def check_folds(bed: Bed, labels: NDArray[np.str_]) -> None:
+    """Raise InputError for the first label foldN [M] whose number is larger than rows can hold."""
+    texts, first = np.unique(labels, return_index=True)
+    for label, row in sorted(zip(texts.tolist(), first.tolist(), strict=True), key=lambda each: each[1]):
+        if (fold_of(label) or 0) > _LARGEST_FOLD:
+            raise InputError(f"{bed.where(row)} is of {label}; wanted fold{_LARGEST_FOLD} at most, so number them anew")
 
 
 def label_of(split: str, fold: int, *, numbered: bool) -> str:

@@ -1,6 +1,7 @@
 """Choose windows without a label for windows that have one: a named choice, recorded with what it asked and got."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -59,9 +60,13 @@ class NegativeSpec:
 
     def __post_init__(self) -> None:
         where = f"negatives of kind {self.kind!r}"
-        if self.ratio <= 0 or not self.splits:
+        if not 0 < self.ratio < math.inf or not self.splits:
             raise InputError(f"{where}: ratio={self.ratio}, splits={self.splits}; wanted a ratio above 0 and a split")
-        if not 0 < self.gc_bin <= 1 or self.score_bin <= 0 or (self.stride_bp is not None and self.stride_bp < 1):
+        if (
+            not 0 < self.gc_bin <= 1
+            or not 0 < self.score_bin < math.inf
+            or (self.stride_bp is not None and self.stride_bp < 1)
+        ):
             raise InputError(
                 f"{where}: gc_bin={self.gc_bin}, score_bin={self.score_bin}, stride_bp={self.stride_bp}; "
                 "wanted widths above 0, and a gc_bin of at most 1"

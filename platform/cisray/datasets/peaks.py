@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass
 
-from cisray.config import STRICT, data_path, data_root
+from cisray.config import check_settings, data_path, data_root
 from cisray.datasets.card import Track, check_tracks
 from cisray.datasets.regions import Spans, check_ends
 from cisray.errors import InputError
@@ -21,11 +20,12 @@ _NARROW_PEAK_SUMMIT = 10
 _PACKED = re.compile(r"\.(gz|bgz)$", re.IGNORECASE)
 _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII", "XIV", "XV", "XVI")
 _LEAST_ROMAN = 3  # contigs numbered from I on without a gap, by which a genome is known to count in roman numbers
+_GLUED_STARS = re.compile(r"[^/]\*\*|\*\*[^/]")
+_OFFSET = re.compile(r" *-?[0-9]{1,18} *")
 _NUMBERED = re.compile(r"(?:chromosome|chrom|chr)?[ _.-]?0*(\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class PeakFiles:
+class PeakFiles(NamedTuple):
     """Which files of peaks are tracks, beside those that `tracks` lists."""
 
     pattern: str
@@ -34,10 +34,6 @@ class PeakFiles:
     """What is cut from the end of a file's name, beyond its extension, to make the track's name."""
     name_column: int | None = None
     """The column, from 1, whose values are the tracks: several tracks per file."""
-
-    def __post_init__(self) -> None:
-        if self.name_column is not None and self.name_column < 4:
-            raise InputError(f"tracks_from: name_column={self.name_column}; a BED file's own columns begin with 4")
 
 
 class ContigPeaks(NamedTuple):
@@ -132,6 +128,13 @@ def load_peaks(
 
 
 def _find_files(files: PeakFiles, data_dir: str | None) -> list[tuple[Track, Path]]:
+    if files.name_column is not None and files.name_column < 4:
+        raise InputError(f"tracks_from: name_column={files.name_column}; a BED file's own columns begin with 4")
+    if not files.pattern or Path(files.pattern).is_absolute() or _GLUED_STARS.search(files.pattern):
+        raise InputError(
+            f"tracks_from: {files.pattern!r} is no pattern below data_dir; wanted one such as peaks/*.bed, or "
+            "peaks/**/*.bed, where ** stands alone for folders in folders"
+        )
     root = Path(data_root(data_dir))
     found = []
     for path in sorted(root.glob(files.pattern)):
@@ -139,7 +142,8 @@ def _find_files(files: PeakFiles, data_dir: str | None) -> list[tuple[Track, Pat
         if not name.endswith(files.strip_suffix):
             raise InputError(f"tracks_from: {path} does not end in {files.strip_suffix!r}, which strip_suffix names")
         name = name.removesuffix(files.strip_suffix)
-        found.append((Track(name=name, file=path.relative_to(root).as_posix()), path))
+        settings = {"name": name, "file": path.relative_to(root).as_posix()}
+        found.append((check_settings(settings, Track, source=str(path)), path))
     if not found:
         raise InputError(f"tracks_from: no file fits {root / files.pattern}; check the pattern, or data_dir")
     return found
@@ -150,7 +154,8 @@ def _own_tracks(bed: Bed, track: Track, column: int | None) -> tuple[list[Track]
     if column is None:
         return [track], np.zeros(len(bed), np.int64)
     values, index = np.unique(bed.column(column, called="track's name"), return_inverse=True)
-    return [Track(name=str(value), file=track.file) for value in values], index
+    tracks = [{"name": str(value), "file": track.file} for value in values]
+    return [check_settings(settings, Track, source=str(bed.path)) for settings in tracks], index
 
 
 def _summits(bed: Bed, column: int | None) -> NDArray[np.int64]:
@@ -161,14 +166,12 @@ def _summits(bed: Bed, column: int | None) -> NDArray[np.int64]:
             return middle
         column = _NARROW_PEAK_SUMMIT
     text = bed.column(column, called="summit's offset from the start")
-    try:
-        offset = text.astype(np.int64)
-    except ValueError:
-        wrong = next(row for row, one in enumerate(text) if not re.fullmatch(r"-?\d+", one))
+    for wrong in (row for row, one in enumerate(text.tolist()) if not _OFFSET.fullmatch(one)):
         raise InputError(
             f"{bed.where(wrong)}: summit {str(text[wrong])!r} in column {column}; "
             "wanted an offset from the start, or -1"
-        ) from None
+        )
+    offset = text.astype(np.int64)
     outside = np.flatnonzero((offset < -1) | (offset >= bed.end - bed.start))
     if len(outside):
         row = int(outside[0])

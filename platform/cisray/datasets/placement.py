@@ -59,13 +59,19 @@ class Ground:
         *,
         geometry: Geometry,
         spec: WindowSpec,
+        guard_bp: int = 0,
     ) -> None:
+        """Lay out where windows may begin; `guard_bp` are kept from where another region begins, or the margin."""
         self.regions = list(regions)
         self.geometry = geometry
         order = {contig: index for index, contig in enumerate(contig_lengths)}
         self._contigs = list(contig_lengths)
         self._contig_of = np.array([order[region.interval.contig] for region in regions], np.int64)
-        reach = [_reach(region, contig_lengths[region.interval.contig], geometry, spec) for region in regions]
+        guard_bp = max(guard_bp, geometry.margin_bp)
+        reach = [
+            _reach(region, contig_lengths[region.interval.contig], geometry, spec, guard_bp=guard_bp)
+            for region in regions
+        ]
         self.lowest = np.array([low for low, _ in reach], np.int64)
         """First start of a window in each region, [R]."""
         self.highest = np.array([high for _, high in reach], np.int64)
@@ -187,12 +193,12 @@ def join_spans(one: Mapping[str, Spans], other: Mapping[str, Spans]) -> dict[str
     return joined
 
 
-def _reach(region: Region, contig_bp: int, geometry: Geometry, spec: WindowSpec) -> tuple[int, int]:
+def _reach(region: Region, contig_bp: int, geometry: Geometry, spec: WindowSpec, *, guard_bp: int) -> tuple[int, int]:
     """Return the first and the last start of a region's windows, as datasets.tiling has them."""
     start, end = region.interval.start, region.interval.end
     beyond_bp = geometry.crop_bp if spec.edges == "pad" else 0
-    lowest = start + geometry.margin_bp if start > 0 else -beyond_bp
-    highest = end - geometry.margin_bp if end < contig_bp else contig_bp + beyond_bp
+    lowest = start + guard_bp if start > 0 else -beyond_bp
+    highest = end - guard_bp if end < contig_bp else contig_bp + beyond_bp
     return lowest, highest - geometry.window_bp
 
 

@@ -65,20 +65,23 @@ class TableFile:
 
 def read_parts(file: TableFile, path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield a file's rows in their order, with these columns; raise InputError where one is missing or unreadable."""
-    theirs = {file.rename.get(name, name): name for name in columns if name not in file.values}
+    theirs = {name: file.rename.get(name, name) for name in columns if name not in file.values}
+    wanted = list(dict.fromkeys(theirs.values()))  # one column of the file may be two of ours
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; wanted a file, so name each of its files in files")
     try:
         if lacks_bgzip_end(path):
             raise InputError(f"{path}: truncated (the end block of a bgzip file is missing); copy it again")
         with open_unpacked(path) as handle:
             start = handle.read(len(_PARQUET_MAGIC))
         if start == _PARQUET_MAGIC:
-            parts = _parquet_parts(path, list(theirs))
+            parts = _parquet_parts(path, wanted)
         elif start.startswith(b">"):
-            parts = _fasta_parts(file, path, list(theirs))
+            parts = _fasta_parts(file, path, wanted)
         else:
-            parts = _text_parts(file, path, list(theirs))
+            parts = _text_parts(file, path, wanted)
         for part in parts:
-            part = part.rename_columns([theirs[name] for name in part.column_names])
+            part = part.select(list(theirs.values())).rename_columns(list(theirs))
             for name, value in file.values.items():
                 if name in columns:
                     part = part.append_column(name, pa.repeat(str(value), len(part)))
@@ -87,6 +90,8 @@ def read_parts(file: TableFile, path: Path, columns: Sequence[str]) -> Iterator[
         raise InputError(f"{path}: truncated or damaged gzip file ({error}); copy or make it again") from error
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: not a readable table ({error}); correct that row, or set its delimiter") from error
+    except OSError as error:  # what Arrow raises for packed pages that do not unpack
+        raise InputError(f"{path}: damaged or not readable ({error}); copy or make it again") from error
 
 
 def _check_columns(path: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
@@ -117,7 +122,12 @@ def _text_parts(file: TableFile, path: Path, columns: list[str]) -> Iterator[pa.
             text = line.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{path}: not a text file; wanted CSV, TSV, Parquet or FASTA, plain or gzip") from None
-        names = next(csv.reader([text], delimiter=delimiter))
+        try:
+            names = next(csv.reader([text], delimiter=delimiter))
+        except csv.Error as error:
+            raise InputError(
+                f"{path}: its first line is no header ({error}); wanted names, and lines ended by a line feed"
+            ) from error
     else:
         names = list(file.columns)
     _check_columns(path, columns, names)

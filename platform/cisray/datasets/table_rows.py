@@ -1,5 +1,6 @@
 """Turn the columns of tables into arrays: codes of the sequences, numbers of the measurements, what was left out."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -133,12 +134,13 @@ class Rows(NamedTuple):
 class _Part(NamedTuple):
     """Some rows of one file."""
 
+    file: int
     path: Path
     table: pa.Table
     number: NDArray[np.int64]
 
     def filter(self, kept: NDArray[np.bool_]) -> "_Part":
-        return _Part(self.path, self.table.filter(pa.array(kept)), self.number[kept])
+        return self._replace(table=self.table.filter(pa.array(kept)), number=self.number[kept])
 
     def place(self, row: int) -> str:
         return f"{self.path}: row {self.number[row]}"
@@ -156,7 +158,7 @@ def read_rows(spec: TableColumns, paths: Sequence[Path], role_column: str | None
         told = "; ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "the files hold none"
         raise InputError(f"{', '.join(map(str, paths))}: no row is left ({told}); loosen where, or name other columns")
     letters, first = _joined_letters([_letters(spec, part, facts) for part in parts])
-    file = np.concatenate([np.full(len(part.number), list(paths).index(part.path)) for part in parts])
+    file = np.concatenate([np.full(len(part.number), part.file) for part in parts])
     number = np.concatenate([part.number for part in parts])
     rows = Rows(
         letters=letters,
@@ -183,10 +185,10 @@ def _chosen_parts(
     spec: TableColumns, paths: Sequence[Path], role_column: str | None, dropped: dict[str, int], facts: dict[str, int]
 ) -> Iterator[_Part]:
     room = spec.limit_rows if spec.limit_rows is not None else 1 << 62
-    for file, path in zip(spec.files, paths, strict=True):
+    for index, (file, path) in enumerate(zip(spec.files, paths, strict=True)):
         read = 0
         for table in read_parts(file, path, spec.columns(role_column)):
-            part = _Part(path, table, np.arange(read + 1, read + len(table) + 1))
+            part = _Part(index, path, table, np.arange(read + 1, read + len(table) + 1))
             read += len(table)
             facts["rows read"] += len(table)
             for condition in spec.where:
@@ -197,9 +199,7 @@ def _chosen_parts(
                 room -= len(part.number)
             present = np.zeros(len(part.number), bool)
             for name in spec.sequences:
-                column = part.table[name]
-                size = pc.list_value_length(column) if _is_list(column) else pc.utf8_length(_trimmed(column))
-                present |= pc.fill_null(pc.greater(size, 0), False).to_numpy()  # noqa: FBT003 (pyarrow has no keyword)
+                present |= _num_letters(part.table[name]) > 0
             part = _counted(part, present, dropped, "rows without a sequence")
             measured = np.asarray(~np.isnan(_targets(spec, part)).all(axis=1))
             yield _counted(part, measured, dropped, "rows without any measurement")
@@ -208,6 +208,15 @@ def _chosen_parts(
 def _counted(part: _Part, kept: NDArray[np.bool_], dropped: dict[str, int], reason: str) -> _Part:
     dropped[reason] += int((~kept).sum())
     return part if kept.all() else part.filter(kept)
+
+
+def _num_letters(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Count the letters of each row, of all its sequences where it holds a list, [R]."""
+    if not _is_list(column):
+        return pc.utf8_length(_trimmed(column)).to_numpy().astype(np.int64)
+    lists = column.combine_chunks()
+    letters = pc.utf8_length(_trimmed(pc.list_flatten(lists))).to_numpy()
+    return np.bincount(pc.list_parent_indices(lists).to_numpy(), letters, minlength=len(lists)).astype(np.int64)
 
 
 def _is_list(column: pa.ChunkedArray) -> bool:
@@ -237,6 +246,8 @@ def _meets(part: _Part, condition: Condition) -> NDArray[np.bool_]:
 def _numbers(part: _Part, name: str) -> NDArray[np.float64]:
     """Return a column's numbers, NaN where one is missing."""
     column = part.table[name].combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = _trimmed(column)
         missing = pc.is_in(pc.utf8_lower(column), _MISSING)
@@ -248,7 +259,11 @@ def _numbers(part: _Part, name: str) -> NDArray[np.float64]:
             raise InputError(
                 f"{part.place(row)}: column {name} holds {column[row].as_py()!r}; wanted a number, or nothing"
             ) from None
-    values = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
+    try:
+        column = column.cast(pa.float64(), safe=False)  # whole numbers beyond 2^53 are rounded
+    except pa.ArrowNotImplementedError:
+        raise InputError(f"{part.path}: column {name} is of type {column.type}; wanted numbers") from None
+    values = pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False)
     if np.isinf(values).any():
         row = int(np.flatnonzero(np.isinf(values))[0])
         raise InputError(f"{part.place(row)}: column {name} holds {values[row]}; wanted a number, or nothing")
@@ -298,8 +313,9 @@ def _target(spec: TableColumns, part: _Part, track: TableTrack) -> NDArray[np.fl
 
 def _names(spec: TableColumns, parts: Sequence[_Part], facts: dict[str, int]) -> pa.Array:
     """Return the rows' names; one that is empty or comes again is told apart by its file and row."""
+    labels = _file_labels([file.path for file in spec.files])
     places = pa.chunked_array(
-        [pc.binary_join_element_wise(part.path.name, pa.array(part.number).cast(pa.string()), ":") for part in parts]
+        [pc.binary_join_element_wise(labels[part.file], pa.array(part.number).cast(pa.string()), ":") for part in parts]
     ).combine_chunks()
     if spec.id is None:
         return places
@@ -310,6 +326,15 @@ def _names(spec: TableColumns, parts: Sequence[_Part], facts: dict[str, int]) ->
     empty = pc.equal(names, "").to_numpy(zero_copy_only=False)
     names = pc.if_else(pa.array(again), pc.binary_join_element_wise(names, places, ":"), names)
     return pc.if_else(pa.array(empty), places, names)
+
+
+def _file_labels(paths: Sequence[str]) -> list[str]:
+    """Return what rows call their file: its name; its path where two have one name, and its number for one path."""
+    names, again = Counter(Path(path).name for path in paths), Counter(paths)
+    return [
+        Path(path).name if names[Path(path).name] == 1 else path if again[path] == 1 else f"{path}#{number}"
+        for number, path in enumerate(paths, start=1)
+    ]
 
 
 def _letters(spec: TableColumns, part: _Part, facts: dict[str, int]) -> tuple[NDArray, NDArray, NDArray]:

@@ -31,7 +31,7 @@ class WindowSpec:
     edges: Literal["inside", "pad"] = "inside"
     """"inside" keeps windows within their contig; "pad" lets the last ones reach over a contig's end into N."""
     max_n_fraction: float = 0.1
-    """Windows with a larger share of N are dropped, and counted."""
+    """Windows with a larger share of N are dropped, and counted; what lies beyond a contig's end is not in it."""
     snap_bp: int = 1
     """Windows start at multiples of this; strides must be multiples of it too."""
     sample_fraction: float = 1.0

@@ -46,6 +46,8 @@ class Part(NamedTuple):
     width_bp: int
     bin_bp: int
     window_bp: int
+    signed: bool = False
+    """Whether values may be below 0: as an input they may, as a rate to be predicted they may not."""
 
     @property
     def num_bins(self) -> int:
@@ -98,14 +100,14 @@ def _pool(
             uncovered=source.track.uncovered,
         )
         pooled = _share_out(bins, offsets, part)
-    _check(pooled, source, foreign, starts)
+    _check(pooled, source, foreign, starts, signed=part.signed)
     return pooled
 
 
-def _check(pooled: np.ndarray, source: OpenTrack, foreign: str, starts: np.ndarray) -> None:
-    """Raise InputError where a bin [B, bins] is negative or infinite."""
+def _check(pooled: np.ndarray, source: OpenTrack, foreign: str, starts: np.ndarray, *, signed: bool) -> None:
+    """Raise InputError where a bin [B, bins] is infinite, or below 0 though it is not `signed`."""
     path = source.signal.path
-    if (pooled < 0).any():
+    if not signed and (pooled < 0).any():
         row = int(np.flatnonzero((pooled < 0).any(axis=1))[0])
         raise InputError(
             f"{path}: a bin of the window at {foreign}:{starts[row]} is {np.nanmin(pooled[row]):g}; a Poisson rate is "

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_is_file, lacks_bgzip_end, open_unpacked
 
 NO_INTERVALS = (b"#", b"track ", b"browser ")
 """How lines begin that are no intervals: comments, and what genome browsers put at the top of a file."""
 
 _POSITION = re.compile(r" *-?[0-9]+ *")
+_PART_LINES = 1 << 16  # whose further columns wait as separate texts, until they are packed
 _LARGEST = int(np.iinfo(np.int64).max)
 
 
@@ -30,8 +32,8 @@ class Bed(NamedTuple):
     """0-based, [M]."""
     end: NDArray[np.int64]
     """Half-open, [M]."""
-    columns: list[NDArray[np.str_]]
-    """The text of every column after the third that all lines have, [M] each."""
+    columns: list[pa.Array]
+    """The text of every column after the third that all lines have, [M] each; see `column`."""
     line: NDArray[np.int64]
     """The number of each interval's line in the file, from 1, [M]."""
 
@@ -48,7 +50,7 @@ class Bed(NamedTuple):
         """Return the text of column `number` (from 1, at least 4), [M]; raise InputError where lines lack it."""
         if number - 4 >= len(self.columns):
             raise InputError(f"{self.path}: {3 + len(self.columns)} columns; wanted the {called} in column {number}")
-        return self.columns[number - 4]
+        return np.array(self.columns[number - 4].to_pylist(), np.str_)
 
 
 def read_bed(path: Path | str) -> Bed:
@@ -59,12 +61,13 @@ def read_bed(path: Path | str) -> Bed:
             position that is no number, a negative start, or an end that is not beyond its start.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but a BED file was expected here")
+    check_is_file(path, wanted="a BED file")
     if lacks_bgzip_end(path):
         raise InputError(f"{path}: truncated, the block that ends a bgzip file is missing; copy or make it again")
     number_of: dict[str, int] = {}
-    contig, start, end, line, rest = [], [], [], [], []
+    contig, start, end, line = [], [], [], []
+    rest: list[list[str]] = []
+    parts: list[list[pa.Array]] = []
     try:
         for number, fields in _lines(path):
             first, last = _positions(path, number, fields)
@@ -73,20 +76,24 @@ def read_bed(path: Path | str) -> Bed:
             end.append(last)
             line.append(number)
             rest.append(fields[3:])
+            if len(rest) == _PART_LINES:
+                parts.append(_packed(rest))
+                rest = []
     except GZIP_ERRORS as error:
         raise InputError(f"{path}: truncated or damaged gzip file ({error}); copy or make it again") from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; wanted BED: contig, start and end, parted by tabs") from None
     if not line:
         raise InputError(f"{path}: holds no interval; wanted lines of contig, start and end, parted by tabs")
-    shared = min(map(len, rest))
+    if rest:
+        parts.append(_packed(rest))
     return Bed(
         path=path,
         contigs=list(number_of),
         contig=np.array(contig, np.int32),
         start=np.array(start, np.int64),
         end=np.array(end, np.int64),
-        columns=[np.array([fields[index] for fields in rest]) for index in range(shared)],
+        columns=[pa.concat_arrays(column) for column in zip(*parts, strict=False)],
         line=np.array(line, np.int64),
     )
 
@@ -129,6 +136,11 @@ def overlap_bp(
     return covered_before(of_end) - covered_before(of_start)
 
 
+def _packed(rest: list[list[str]]) -> list[pa.Array]:
+    """Return the columns that all of some lines have: one after the other, text takes as much memory as in the file."""
+    return [pa.array([fields[index] for fields in rest], pa.large_string()) for index in range(min(map(len, rest)))]
+
+
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     with open_unpacked(path) as handle:
         for number, raw in enumerate(handle, start=1):
@@ -142,7 +154,7 @@ def _positions(path: Path, number: int, fields: list[str]) -> tuple[int, int]:
         raise InputError(f"{path}: line {number}: {len(fields)} columns; wanted contig, start and end, parted by tabs")
     if not fields[0]:
         raise InputError(f"{path}: line {number}: names no contig; wanted contig, start and end, parted by tabs")
-    if not all(_POSITION.fullmatch(field) for field in fields[1:3]):
+    if not (_POSITION.fullmatch(fields[1]) and _POSITION.fullmatch(fields[2])):
         raise InputError(
             f"{path}: line {number}: {fields[1]!r} to {fields[2]!r} are not positions; wanted contig, start and end"
         )

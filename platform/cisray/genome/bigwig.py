@@ -161,13 +161,14 @@ def _kind(unit: _Unit) -> int:
 def _opened(path: Path, same_as: BigWig | None = None) -> Iterator[tuple[_Read, os.stat_result]]:
     """Give a function that reads from an offset on, fewer bytes at the file's end, and the file's status."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or a pipe is waited for
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file, but a bigWig file was expected here") from None
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path}: a folder, but a bigWig file was expected here")
+        if not stat.S_ISREG(status.st_mode):
+            found = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
+            raise InputError(f"{path}: {found}, but a bigWig file was expected here")
         if same_as is not None and (status.st_size, status.st_mtime_ns) != (same_as.size_bytes, same_as.changed_ns):
             raise InputError(f"{path}: changed since it was opened; start again, and let no one write it meanwhile")
 

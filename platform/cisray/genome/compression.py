@@ -1,4 +1,4 @@
-"""Tell plain, gzip and bgzip files apart, read each, and notice a truncated one."""
+"""Tell plain, gzip and bgzip files apart, read each, and notice a missing or truncated one."""
 
 import gzip
 import io
@@ -7,11 +7,20 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from cisray.errors import InputError
+
 GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading a truncated or damaged gzip stream raises."""
 _GZIP_MAGIC = b"\x1f\x8b"
 # The empty block that ends every whole bgzip file (SAM specification, 4.1.2).
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+
+
+def check_is_file(path: Path, *, wanted: str) -> None:
+    """Raise InputError unless a file is there; `wanted` says which, "a BED file"."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {found}, but {wanted} was expected here")
 
 
 def is_gzip(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from cisray.errors import InputError
 from cisray.genome.bed import NO_INTERVALS
-from cisray.genome.compression import GZIP_ERRORS, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_is_file, lacks_bgzip_end, open_unpacked
 from cisray.genome.runs import Runs
 
 BED_GRAPH_ENDINGS = (".bedgraph", ".bdg", ".bg")
@@ -65,8 +65,7 @@ def read_coverage(path: Path) -> Coverage:
     Raises:
         InputError: the file is missing, truncated or holds no line of data; or a line is not what it should be.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but a bedGraph or BED file was expected here")
+    check_is_file(path, wanted="a bedGraph or BED file")
     status = path.stat()
     return _read_coverage(path, status.st_size, status.st_mtime_ns)
 
@@ -219,7 +218,9 @@ def _line_fault(lines: _Lines, text: str, fields: list[str]) -> str | None:
     wanted = "4 columns, contig, start, end and value" if lines.kind == "bedGraph" else "contig, start and end"
     if len(fields) != lines.columns:
         return f"has {len(fields)} columns where the first line of data has {lines.columns}; wanted {wanted}"
-    if len(fields) < 3 or (lines.kind == "bedGraph" and len(fields) != 4) or not fields[0]:
+    if not fields[0]:
+        return f"names no contig; {lines.kind} has {wanted}, parted by one tab or blank each"
+    if len(fields) < 3 or (lines.kind == "bedGraph" and len(fields) != 4):
         return f"has {len(fields)} columns; {lines.kind} has {wanted}, parted by one tab or blank each"
     if not all(_WHOLE_NUMBER.fullmatch(field) for field in fields[1:3]):
         return f"has {fields[1]!r} and {fields[2]!r} for a start and an end; wanted whole numbers"

@@ -99,6 +99,10 @@ class Haplotype:
             codes[~is_written] = self.reference.codes(contig, lowest, highest + 1)[is_kept]
         return codes
 
+    def overreach_bp(self, width_bp: int) -> int:
+        """Return by how many bases, at most, intervals of this width hold more than theirs: deletions draw them in."""
+        return max((edits.overreach_bp(-(-width_bp // 2)) for edits in self._edits.values()), default=0)
+
 
 class _Edits(NamedTuple):
     """What the variants of one contig replace by what, base by base, everything in order."""
@@ -127,6 +131,24 @@ class _Edits(NamedTuple):
     def reference_position_of(self, kept: int) -> int:
         """Return the position in the reference of the base that has `kept` bases before it that are not replaced."""
         return kept + int(np.searchsorted(self.kept_before_replaced, kept, side="right"))
+
+    def overreach_bp(self, half_bp: int) -> int:
+        """Return by how many bases less, at most, some `half_bp` beside each other are than what they stand for."""
+        change = np.unique(np.r_[self.kept_before_replaced, self.kept_before_written])
+        written = np.searchsorted(self.kept_before_written, change, side="right")
+        net = np.r_[0, written - np.searchsorted(self.kept_before_replaced, change, side="right")]
+        is_indel = net[1:] != net[:-1]
+        # between two indels lies a stretch of one shift: where in the haplotype each begins, and the one before it ends
+        begin = (change + written)[is_indel]
+        end = (change - 1 + np.searchsorted(self.kept_before_written, change, side="left"))[is_indel]
+        net = np.r_[0, net[1:][is_indel]]
+        most = 0
+        for lag in range(1, len(net)):
+            near = begin[lag - 1 :] - end[: len(end) - lag + 1] <= half_bp + 1
+            if not near.any():
+                break
+            most = max(most, int((net[:-lag] - net[lag:])[near].max()))
+        return most
 
 
 def _load_edits(path: Path, reference: Reference, spec: HaplotypeSpec) -> tuple[dict[str, _Edits], dict[str, int]]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cisray.errors import InputError
+from cisray.genome.compression import check_is_file
 from cisray.genome.intervals import suggest_names
 
 _IUPAC = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT"}
@@ -59,8 +60,7 @@ def read_motif(path: Path, name: str | None = None) -> Motif:
     Raises:
         InputError: the file is missing or of another format, holds no such motif, or several and no name is given.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but a motif file (MEME or JASPAR) was expected here")
+    check_is_file(path, wanted="a motif file (MEME or JASPAR)")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

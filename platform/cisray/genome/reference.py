@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cisray.errors import InputError
 from cisray.files import folder_written_whole, read_json, write_json
-from cisray.genome.compression import GZIP_ERRORS, is_gzip, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_is_file, is_gzip, lacks_bgzip_end, open_unpacked
 from cisray.genome.intervals import suggest_names
 from cisray.genome.sequence import BASE_CODES, UNKNOWN
 
@@ -79,6 +79,10 @@ class Reference:
         inside = _letters(self._bytes, self._contigs[contig], first, last).tobytes().decode("ascii").upper()
         return "N" * (first - start) + inside + "N" * (end - last)
 
+    def overreach_bp(self, width_bp: int) -> int:
+        """Return by how many bases, at most, intervals of a width hold more than theirs: see Haplotype."""
+        return 0
+
     def _checked_width(self, contig: str, start: int, end: int) -> int:
         if contig not in self._contigs:
             raise InputError(f"{self.path}: no contig {contig!r}{suggest_names(contig, self._contigs)}")
@@ -132,8 +136,7 @@ def default_cache_dir() -> Path:
 
 def _prepared(fasta: Path, cache_dir: Path) -> Path:
     """Return the cache folder of a FASTA file, made now if it is not there or not whole."""
-    if not fasta.is_file():
-        raise InputError(f"{fasta}: no such file, but a FASTA file was expected here")
+    check_is_file(fasta, wanted="a FASTA file")
     stat = fasta.stat()
     key = hashlib.sha256(f"{fasta.absolute()}\t{stat.st_size}\t{stat.st_mtime_ns}".encode()).hexdigest()[:16]
     folder = cache_dir / "genomes" / f"{fasta.name.split('.')[0]}-{key}"
