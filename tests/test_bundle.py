@@ -56,7 +56,7 @@ def bundle(tmp_path, config, card):
     network = moved_network(config)
     folder = tmp_path / "bundle"
     metrics = {"valid.pearson": 0.5, "history": [{"valid.r2": float("nan")}]}
-    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics=metrics)
+    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics=metrics, objective="poisson")
     return folder, network
 
 
@@ -209,6 +209,6 @@ def test_a_card_of_other_tracks_does_not_belong_to_the_weights(bundle):
 def test_a_bundle_is_replaced_whole(bundle, config, card):
     folder, network = bundle
     (folder / "old").touch()
-    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics={})
+    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics={}, objective="poisson")
     assert not (folder / "old").exists()
     assert Predictor(folder).config == config

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -17,6 +18,7 @@ VERBS = {
     "simulate": ["DIR", "--seed"],
     "build": ["JOB.toml", "--set", "--dry-run"],
     "train": ["JOB.toml", "--set"],
+    "models": ["published"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
     "score": ["JOB.toml", "--set"],
     "export": ["DATASET", "--out", "--extent", "--folds"],
@@ -93,7 +95,7 @@ def test_a_call_that_is_no_call_ends_with_usage(cisray, arguments):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[training]\nepocs = 3\n", ["job.toml", "training.epocs", "did you mean epochs?"]),
+        ("[training]\nepocs = 3\n", ["job.toml", "training.epocs", "did you mean training.epochs?"]),
         ("[training]\nepochs = 'three'\n", ["job.toml", "training.epochs", "'three'"]),
         ("[training\n", ["job.toml", "not valid TOML", "line 5"]),
     ],
@@ -116,9 +118,9 @@ def test_a_job_file_that_is_not_there_is_named(refused, tmp_path):
         ("epochs", ["--set 'epochs'", "wanted key=value"]),
         ("=3", ["--set '=3'", "wanted key=value"]),
         ("name.first=3", ["--set 'name.first=3'", "name is a value, not a section"]),
-        ("training.epoch=3", ["unknown key training.epoch", "did you mean epochs?"]),
+        ("training.epoch=3", ["unknown key training.epoch", "did you mean training.epochs?"]),
         ("training.epochs=-1", ["epochs=-1", "positive"]),
-        ("model.architecture=enformer", ["train.toml", "model", "enformer"]),
+        ("model.architecture=alphagenome", ["train.toml", "model", "enformer", "deepbind"]),
     ],
 )
 def test_a_setting_that_is_nonsense_is_refused(refused, tmp_path, override, words):
@@ -177,6 +179,17 @@ def test_the_place_of_something_else_is_not_taken(refused, simulated, tmp_path):
 
 
 # --- train and evaluate
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("", "out: names the working directory"),
+        ("{}/genome.fa/out", r"out\.unfinished: cannot be made \(Not a directory\)"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(refused, simulated, place, words):
+    assert re.search(words, refused(*build_settings(simulated, place.format(simulated))))
 
 
 def test_a_missing_dataset_is_named(refused, tmp_path):
@@ -327,8 +340,8 @@ def test_a_dry_run_says_how_much_work_it_is_and_writes_nothing(cisray, simulated
     for word in ("train", "973", "left out: 608 test bases under no window"):
         assert word in outcome.err
     assert "shards: 4, in 2 processes" in outcome.out
-    assert "memory per process: " in outcome.out
-    assert "time: " in outcome.out
+    assert re.search(r"memory: [\d,]+ MB per process", outcome.out)
+    assert re.search(r"time: [\d.]+ s, of which [\d.]+ s to open and lay out", outcome.out)
     assert not (tmp_path / "dry").exists()
 
 
@@ -340,3 +353,10 @@ def test_a_dataset_is_exported_for_calicos_tools(cisray, refused, dataset, tmp_p
     assert {row[3] for row in rows} == {"train", "valid", "test"}
     assert (tmp_path / "calico/targets.txt").read_text().count("\n") == 5
     assert "wanted target or input" in refused("export", dataset, "--out", tmp_path / "x", "--extent", "bin")
+
+
+def test_the_catalog_is_listed_with_its_costs(cisray):
+    outcome = cisray("models")
+    assert outcome.code == 0
+    for words in ("enformer", "251,221,292", "3,011", "human 5,313, mouse 1,643", "borzoi", "190,902,667"):
+        assert words in outcome.out

@@ -1,6 +1,8 @@
 import dataclasses
+from typing import Annotated
 
 import pytest
+from pydantic import Discriminator, Tag
 from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, data_path, flatten, load_job
@@ -65,7 +67,7 @@ def test_later_overrides_win_and_can_replace_a_list(job):
     ("override", "message"),
     [
         ("gram=3", "unknown key gram; did you mean grams"),
-        ("oven.degree=3", r"unknown key oven\.degree; did you mean degrees"),
+        ("oven.degree=3", r"unknown key oven\.degree; did you mean oven\.degrees"),
         ("zzz=3", "unknown key zzz$"),
         ("oven.degrees=hot", r"oven\.degrees = 'hot': Input should be a valid integer"),
         ("oven.degrees=1.5", r"oven\.degrees = 1\.5"),
@@ -77,6 +79,29 @@ def test_a_bad_setting_is_told_with_the_file_and_the_key(job, override, message)
     with pytest.raises(InputError, match=message) as caught:
         load_job(job, Cake, [override])
     assert str(caught.value).startswith(f"{job}: ")
+
+
+Dessert = Annotated[
+    Annotated[Cake, Tag("cake")] | Annotated[Oven, Tag("oven")],
+    Discriminator(lambda values: values.get("source", "cake") if isinstance(values, dict) else "cake"),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("source=pie", r"cake\.toml: source = 'pie'; wanted one of 'cake', 'oven'"),
+        ("gram=3", r"unknown key gram; did you mean grams\?"),
+        ("degrees=3", r"unknown key degrees; did you mean oven\.degrees\?"),
+        ("oven.degrees=301", r"oven = .*degrees=301; wanted at most 300"),
+        ("layers=3", r"layers = 3: wanted a list"),
+        ("oven=3", r"oven = 3: wanted a section of keys and values"),
+    ],
+)
+def test_a_union_tells_of_the_member_that_was_meant(job, override, message):
+    assert isinstance(load_job(job, Dessert), Cake)
+    with pytest.raises(InputError, match=message):
+        load_job(job, Dessert, [override])
 
 
 def test_every_bad_setting_is_told_at_once(job):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import random
 
 import pytest
 
@@ -10,6 +11,7 @@ from cisray.files import (
     folder_written_whole,
     read_json,
     replace_folder,
+    sampled_digest,
     value_digest,
     write_json,
     written_whole,
@@ -103,3 +105,25 @@ def test_digests(tmp_path):
     assert file_digest(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
     assert value_digest({"a": 1, "b": [2, "x"]}) == value_digest({"b": [2, "x"], "a": 1})
     assert len({value_digest(value) for value in ({"a": 1}, {"a": "1"}, {"a": [1]}, {"b": 1}, {})}) == 5
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_a_sampled_digest_notices_what_cuts_grows_or_rewrites_a_file(tmp_path, size):
+    path = tmp_path / "a"
+    data = random.Random(size).randbytes(size)
+    path.write_bytes(data)
+    digest = sampled_digest(path)
+    assert sampled_digest(path) == digest
+    changes = [data + b"x", random.Random(size + 1).randbytes(size + 2)]
+    if size:
+        changes += [data[:-1], bytes([data[0] ^ 1]) + data[1:], data[:-1] + bytes([data[-1] ^ 1])]
+    for change in changes:
+        path.write_bytes(change)
+        assert sampled_digest(path) != digest
+
+
+def test_a_folder_is_not_read_as_json(tmp_path):
+    for path in (tmp_path, tmp_path / "a" / "b"):
+        (tmp_path / "a").touch()
+        with pytest.raises(InputError, match="a card was expected here, and this is or lies below something else"):
+            read_json(path, what="card")

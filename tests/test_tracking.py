@@ -35,7 +35,9 @@ def make_bundle(make_card, tmp_path):
             for name, value in network.state_dict().items()
         }
         folder = tmp_path / f"bundle-{seed}"
-        write_bundle(folder, weights=weights, config=config, card=make_card(geometry=geometry), metrics={})
+        write_bundle(
+            folder, weights=weights, config=config, card=make_card(geometry=geometry), metrics={}, objective="poisson"
+        )
         return folder
 
     return make

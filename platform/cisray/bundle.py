@@ -29,38 +29,41 @@ from cisray.errors import InputError
 from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
 from cisray.genome.sequence import UNKNOWN
 from cisray.geometry import Geometry
-from cisray.models.basenji import BasenjiConfig, build_basenji
+from cisray.goals import choose
+from cisray.models import catalog
+from cisray.models.catalog import NetworkConfig
+from cisray.models.outputs import apply_link
 from cisray.training.batches import reverse_complement, swap_strands
 
 SCHEMA_VERSION = 1
 
-ModelConfig = Annotated[BasenjiConfig | KmerRidgeConfig, Field(discriminator="architecture")]
+ModelConfig = Annotated[NetworkConfig | KmerRidgeConfig, Field(discriminator="architecture")]
 """Any architecture's configuration, told apart by its `architecture` key."""
 
 
-def build_network(config: BasenjiConfig | KmerRidgeConfig, *, geometry: Geometry, num_tracks: int) -> nn.Module:
-    """Build the network of a configuration with fresh weights: codes uint8 [B, L] to predictions [B, N, T]."""
+def build_network(config: NetworkConfig | KmerRidgeConfig, *, geometry: Geometry, num_tracks: int) -> nn.Module:
+    """Build the network of a configuration with fresh weights; what its outputs mean stands in `goals`."""
     if isinstance(config, KmerRidgeConfig):
         return KmerRidge(config, geometry=geometry, num_tracks=num_tracks)
-    return build_basenji(config, geometry=geometry, num_tracks=num_tracks)
+    return catalog.build(config, geometry=geometry, num_tracks=num_tracks)
 
 
 def write_bundle(
     path: Path,
     *,
     weights: Mapping[str, Tensor],
-    config: BasenjiConfig | KmerRidgeConfig,
+    config: NetworkConfig | KmerRidgeConfig,
     card: Card,
     metrics: Mapping[str, Any],
+    objective: str,
     made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a bundle, whole or not at all; `made_by` are the settings of the training."""
+    """Write a bundle, whole or not at all; `made_by` are the settings of the training that minimised `objective`."""
     with folder_written_whole(path) as aside:
         save_file(
             {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
             aside / "weights.safetensors",
         )
-        objective = "least squares" if isinstance(config, KmerRidgeConfig) else "poisson"
         model = {
             "schema_version": SCHEMA_VERSION,
             "cisray_version": __version__,
@@ -97,6 +100,7 @@ class Predictor:
         _load_weights(self.network, self.path / "weights.safetensors")
         self.network.to(self.device).eval()
         self._transforms = self.card.transforms()
+        self._link = choose(self.card.kind, self.network).link
         self.swap = torch.tensor(self.card.strand_swap())
         self._check_geometry()
 
@@ -109,7 +113,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, codes: Tensor) -> Tensor:
         """Predict from codes uint8 [B, window_bp] to natural values float32 [B, N, T]."""
-        return to_natural(self.network(codes.to(self.device)).float(), self._transforms)
+        return to_natural(apply_link(self.network(codes.to(self.device)), self._link), self._transforms)
 
     def both_strands(self, codes: Tensor) -> Tensor:
         """Predict as the mean of both strands' readings, [B, N, T]."""
@@ -139,7 +143,7 @@ class Predictor:
             )
 
 
-def _read_config(path: Path) -> BasenjiConfig | KmerRidgeConfig:
+def _read_config(path: Path) -> NetworkConfig | KmerRidgeConfig:
     values = read_json(path, what="bundle's model.json")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise InputError(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cisray.progress import Progress
 
 LOG_WIDTH = 140
+CATALOG_WIDTH = 170
+METRICS = {"auroc": "AUROC", "average_precision": "AP", "pearson": "r", "pearson_log1p": "r log1p", "r2": "R2"}
 # So many tracks are named where something is told of each; the report has all.
 MOST_SHOWN = 8
 
@@ -125,8 +127,9 @@ def _print_forecast(job: "BuildJob", genome: str) -> None:
         if count:
             console.print(f"left out: {count:,} {reason}", highlight=False)
     print(f"shards: {found.num_shards:,}, in {found.workers} processes")
-    print(f"memory per process: {found.task_bytes / 1e6:,.0f} MB beside the opened inputs, by one shard that was timed")
-    print(f"time: {found.core_s / found.workers:,.2g} s ({found.core_s:,.2g} s of one core), by the same shard")
+    print(f"memory: {found.process_bytes / 1e6:,.0f} MB per process, by one shard that was timed")
+    seconds = found.fixed_s + found.core_s / found.workers
+    print(f"time: {seconds:,.2g} s, of which {found.fixed_s:,.2g} s to open and lay out; Ray's start is not in it")
 
 
 def _print_dataset(folder: Path) -> None:
@@ -136,18 +139,21 @@ def _print_dataset(folder: Path) -> None:
     from cisray.reports.console import print_table
 
     card, console = read_card(folder), _console()
-    for line in describe_suspicions(find_suspicions(card), most=MOST_SHOWN):
+    for line in describe_suspicions(find_suspicions(card)):
         console.print(line, highlight=False, markup=False)
     header, *rows = summary_rows(card, most_tracks=MOST_SHOWN)
-    print_table(console, "Examples, and per track the mean and the share of bins with data", header, rows)
-    renamed = {track: names for track, names in card.contig_names.items() if names}
-    for track, names in list(renamed.items())[:MOST_SHOWN]:
-        console.print(
-            f"{track}: contigs renamed: {', '.join(f'{old} is {new}' for old, new in names.items())}",
-            highlight=False,
-        )
-    if len(renamed) > MOST_SHOWN:
-        console.print(f"and contigs of {len(renamed) - MOST_SHOWN:,} more tracks, alike", highlight=False)
+    level = "positives" if card.kind == "labels" else "mean"
+    print_table(console, f"Examples, and per track its {level} and the share of bins with data", header, rows)
+    of_names: dict[str, list[str]] = {}
+    for track, names in card.contig_names.items():
+        if names:
+            of_names.setdefault(", ".join(f"{old} is {new}" for old, new in names.items()), []).append(track)
+    for told, tracks in list(of_names.items())[:MOST_SHOWN]:
+        more = f" and {len(tracks) - 1:,} more" if len(tracks) > 1 else ""
+        console.print(f"{tracks[0]}{more}: contigs renamed: {told}", highlight=False)
+    for what, number in card.facts.get("duplicates", {}).items():
+        if isinstance(number, int) and number:
+            console.print(f"{number:,} {what}", highlight=False)
     for reason, count in card.dropped.items():
         if count:
             console.print(f"left out: {count:,} {reason}", highlight=False)
@@ -198,6 +204,29 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def models() -> None:
+    """List the architectures, at the sizes they were published with."""
+    from rich.console import Console
+
+    from cisray.models.catalog import ARCHITECTURES, describe
+    from cisray.reports.console import print_table
+
+    rows = []
+    for one in map(describe, ARCHITECTURES):
+        tracks = ", ".join(
+            f"{count:,}" if len(one.tracks) == 1 else f"{n} {count:,}" for n, count in one.tracks.items()
+        )
+        cost = f"{one.gflop:,.0f}" if one.gflop >= 100 else f"{one.gflop:.2g}"
+        sizes = [f"{one.window_bp:,}", f"{one.bins:,} x {one.bin_bp:,} bp", tracks, f"{one.parameters:,}", cost]
+        rows.append([one.name, *sizes, f"{one.local_share:.0%}", one.paper])
+    header = ["architecture", "window", "bins", "tracks", "parameters", "GFLOP", "in local", "paper"]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=CATALOG_WIDTH)
+    print_table(console, "A multiplication and an addition are two operations", header, rows)
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder, or models:/NAME@champion.")],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],
@@ -233,8 +262,9 @@ def evaluate(
     results = read_json(folder / EVALUATION_NAME, what="evaluation")
     header, rows = _metric_rows(results)
     print_table(console, f"{split} split, {'mean of both strands' if rc else 'forward strand'}", header, rows)
-    for short, name in (("r", "pearson"), ("r log1p", "pearson_log1p"), ("R2", "r2")):
-        console.print(f"[bold]{short}[/bold]: {results['definitions'][name]}", highlight=False)
+    for name, short in METRICS.items():
+        if name in results["definitions"]:
+            console.print(f"[bold]{short}[/bold]: {results['definitions'][name]}", highlight=False)
     figures = {
         f"{split}.{metric}.{track}": value
         for track, metrics in results["models"]["model"]["tracks"].items()
@@ -246,8 +276,8 @@ def evaluate(
 
 def _metric_rows(results: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
     """Lay out metrics per track, with those of the model beside."""
-    shown = {"pearson": "r", "pearson_log1p": "r log1p", "r2": "R2"}
     models = results["models"]
+    shown = {name: short for name, short in METRICS.items() if name in results["definitions"]}
     header = [
         "track",
         "bins",

@@ -16,6 +16,13 @@ J = TypeVar("J")
 
 # Every configuration dataclass is made with these: an unknown key is an error, a made job does not change.
 STRICT = ConfigDict(extra="forbid")
+# What pydantic says in words of Python, said in words of TOML.
+_MESSAGES = {
+    "tuple_type": "wanted a list, [...]",
+    "dict_type": "wanted a section of keys and values",
+    "dataclass_type": "wanted a section of keys and values",
+    "dataclass_exact_type": "wanted a section of keys and values",
+}
 
 
 @overload
@@ -61,7 +68,7 @@ def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> 
     try:
         return TypeAdapter(job_type).validate_python(values)
     except ValidationError as error:
-        raise InputError(_explain(error, source, job_type)) from None
+        raise InputError(_explain(error, source, job_type, values)) from None
 
 
 def data_root(data_dir: str | None) -> str:
@@ -98,35 +105,62 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(error: ValidationError, source: str, job_type: Any) -> str:
+def _explain(error: ValidationError, source: str, job_type: Any, values: Mapping[str, Any]) -> str:
     lines = []
     for problem in error.errors():
         # of a union, the first part is the member's name
-        parts = problem["loc"] if is_dataclass(job_type) else problem["loc"][1:]
-        where = ".".join(str(part) for part in parts)
+        is_member = not is_dataclass(job_type) and len(problem["loc"]) > 0
+        parts = problem["loc"][1:] if is_member else problem["loc"]
+        kind = _member(job_type, str(problem["loc"][0])) if is_member else job_type
+        where = ".".join(_keys_of(parts, values))
         if problem["type"] == "union_tag_invalid" and not where:
             context = problem["ctx"]
             lines.append(f"source = {context['tag']!r}; wanted one of {context['expected_tags']}")
             continue
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            near = difflib.get_close_matches(str(parts[-1]), sorted(_known_keys(job_type)), n=1)
-            lines.append(f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else ""))
+            known = _known_keys(kind)
+            near = difflib.get_close_matches(str(parts[-1]), sorted(known), n=1)
+            meant = known[near[0]] if near else where
+            # where it is one of another member of a union, it is not what was meant
+            lines.append(f"unknown key {where}" + (f"; did you mean {meant}?" if meant != where else ""))
         elif problem["type"] in ("missing", "missing_argument"):
             lines.append(f"{where} is missing and has no default")
         else:
             shown = f"{where} = {problem['input']!r}: " if where else ""
-            lines.append(shown + problem["msg"].removeprefix("Value error, "))
+            lines.append(shown + _MESSAGES.get(problem["type"], problem["msg"]).removeprefix("Value error, "))
     return f"{source}: " + f"\n{source}: ".join(lines)
 
 
-def _known_keys(kind: Any) -> set[str]:
-    """Collect the field names of a dataclass and of those nested in it."""
-    keys: set[str] = set()
+def _keys_of(parts: Sequence[int | str], values: Any) -> list[str]:
+    """Return the keys that lead to a setting, without the names of members of unions that pydantic puts among them."""
+    keys = []
+    for number, part in enumerate(parts, start=1):
+        if isinstance(values, Mapping) and part not in values and number < len(parts):
+            continue
+        keys.append(str(part))
+        is_there = (
+            part in values if isinstance(values, Mapping) else isinstance(values, list) and part in range(len(values))
+        )
+        values = values[part] if is_there else None
+    return keys
+
+
+def _member(union: Any, name: str) -> Any:
+    """Return the member of a union that a tag names; the union where none does."""
+    for part in get_args(get_args(union)[0]):
+        if any(getattr(note, "tag", None) == name for note in get_args(part)[1:]):
+            return get_args(part)[0]
+    return union
+
+
+def _known_keys(kind: Any, section: str = "") -> dict[str, str]:
+    """Return the fields of a dataclass and of those nested in it, each with its sections before it."""
+    keys: dict[str, str] = {}
     if is_dataclass(kind):
         for field in fields(kind):
-            keys |= {field.name} | _known_keys(field.type)
+            keys = _known_keys(field.type, f"{section}{field.name}.") | keys | {field.name: section + field.name}
     for part in get_args(kind):
-        keys |= _known_keys(part)
+        keys = _known_keys(part, section) | keys
     return keys
 
 

@@ -71,6 +71,8 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, but a {what} was expected here") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path}: a {what} was expected here, and this is or lies below something else") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable {what} ({error}); make it again") from error
     if not isinstance(values, dict):

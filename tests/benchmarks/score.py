@@ -71,7 +71,9 @@ def make_bundle(path: Path, card: Card) -> Path:
     torch.manual_seed(0)
     network = build_network(config, geometry=card.geometry, num_tracks=len(card.tracks))
     codes = torch.randint(0, 4, (64, card.geometry.window_bp), dtype=torch.uint8)
-    write_bundle(path, weights=settle(network, codes).state_dict(), config=config, card=card, metrics={})
+    write_bundle(
+        path, weights=settle(network, codes).state_dict(), config=config, card=card, metrics={}, objective="poisson"
+    )
     return path
 
 

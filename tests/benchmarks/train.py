@@ -21,7 +21,7 @@ from cisray.bundle import build_network
 from cisray.config import load_job
 from cisray.datasets.card import Card, read_card
 from cisray.datasets.reading import read_epoch, read_order
-from cisray.datasets.schema import decode_examples
+from cisray.datasets.schema import layout_of
 from cisray.flows.build import build
 from cisray.flows.cluster import cluster
 from cisray.flows.train import TrainJob, train
@@ -63,11 +63,11 @@ def bare_feed(dataset_dir: Path, card: Card, job: TrainJob) -> Feed:
     batch_size = job.training.batch_size
     train_order = read_order(dataset_dir, card, "train", seed=job.training.seed)
     valid_order = read_order(dataset_dir, card, "valid")
+    layout = layout_of(card)
 
     def batches(order, epoch: int, steps_done: int = 0) -> Iterator[Batch]:
-        for rows in read_epoch(order, epoch, batch_size=batch_size, rows_seen=steps_done * batch_size):
-            codes, targets = decode_examples(rows, card)
-            yield torch.from_numpy(codes.copy()), torch.from_numpy(targets.copy())
+        for examples in read_epoch(order, epoch, layout, batch_size=batch_size, rows_seen=steps_done * batch_size):
+            yield torch.from_numpy(examples.codes), torch.from_numpy(examples.targets)
 
     return Feed(
         partial(batches, train_order),

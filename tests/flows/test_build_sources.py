@@ -29,9 +29,9 @@ def inputs(tmp_path_factory):
     for contig, length in CONTIGS.items():
         for start in range(500, length - 500, 1000):
             bases[contig][start : start + len(SITE)] = list(SITE)
-            for name in peaks:
+            for name, lines in peaks.items():
                 if name == "one" or start % 2000 == 500:
-                    peaks[name].append(f"{contig[3:]}\t{start}\t{start + 10}\t{name}\t0\t.\n")
+                    lines.append(f"{contig[3:]}\t{start}\t{start + 10}\t{name}\t0\t.\n")
     (folder / "genome.fa").write_text("".join(f">{contig}\n{''.join(each)}\n" for contig, each in bases.items()))
     for name, lines in peaks.items():
         random.shuffle(lines)
@@ -146,7 +146,10 @@ def test_a_network_of_today_refuses_what_it_cannot_learn(ray_here, inputs, tmp_p
     out = build(job(table_settings(), inputs, tmp_path / "out"))
     answer = cisray("train", "jobs/tiny/train.toml", "--set", f"dataset={out}", "--set", f"out={tmp_path / 'm'}")
     assert answer.code == 2
-    assert "its targets are measurements, and the networks here learn coverage" in answer.err
+    assert (
+        "targets are measurements, and this architecture predicts rates; choose one that returns one number"
+        in answer.err
+    )
 
 
 def test_a_card_tells_what_a_job_said(ray_here, inputs, tmp_path):

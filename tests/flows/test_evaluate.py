@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 
 from cisray.bundle import Predictor
 from cisray.datasets.card import read_card
-from cisray.datasets.schema import decode_examples, iter_examples
+from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.evaluate import EvaluateJob, evaluate
 
@@ -45,9 +45,9 @@ def results(evaluation):
 def examples(dataset):
     """The windows and targets of the test split."""
     card = read_card(dataset)
-    parts = [decode_examples(table, card) for table in iter_examples(dataset, card, "test", batch_size=999)]
-    codes, targets = (np.concatenate(side) for side in zip(*parts, strict=True))
-    return codes[:, 16:-16].copy(), targets
+    tables = pa.concat_tables(iter_examples(dataset, card, "test", batch_size=999))
+    examples = decode_examples(tables, layout_of(card))
+    return examples.codes[:, 16:-16].copy(), examples.targets
 
 
 def read_both_strands(bundle, codes):

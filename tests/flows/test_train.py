@@ -8,9 +8,10 @@ import torch
 from cisray.bundle import Predictor
 from cisray.datasets.card import read_card
 from cisray.datasets.reading import read_order
-from cisray.datasets.schema import decode_examples, iter_examples
+from cisray.datasets.schema import decode_examples, iter_examples, layout_of
+from cisray.datasets.streams import ExampleStream
 from cisray.errors import InputError
-from cisray.flows.train import train
+from cisray.flows.train import read_through_ray, train
 
 pytestmark = pytest.mark.ray
 MARGIN = slice(16, -16)
@@ -32,8 +33,8 @@ def validation_pearson(bundle_dir, dataset):
     predictor, card = Predictor(bundle_dir), read_card(dataset)
     pairs = []
     for table in iter_examples(dataset, card, "valid", batch_size=16):
-        codes, targets = decode_examples(table, card)
-        pairs.append((predictor(torch.from_numpy(codes[:, MARGIN].copy())).numpy(), targets))
+        examples = decode_examples(table, layout_of(card))
+        pairs.append((predictor(torch.from_numpy(examples.codes[:, MARGIN].copy())).numpy(), examples.targets))
     predictions, targets = (np.concatenate(side).reshape(-1, len(card.tracks)) for side in zip(*pairs, strict=True))
     present = ~np.isnan(targets)
     return [
@@ -52,6 +53,17 @@ def check_history(bundle_dir, job, dataset):
     pearson = validation_pearson(bundle_dir, dataset)
     np.testing.assert_allclose(best["valid.pearson_per_track"], pearson, atol=1e-5)
     assert best["valid.pearson"] == pytest.approx(np.mean(pearson), abs=1e-5)
+
+
+def test_ray_data_gives_the_rows_that_a_stream_without_ray_gives(ray_here, dataset):
+    card = read_card(dataset)
+    stream = ExampleStream(dataset, "train", batch_size=40, seed=3)
+    order = read_order(dataset, card, "train", seed=3)
+    for rows_seen in (0, 80):
+        with_ray = read_through_ray(order, 1, card, batch_size=40, rows_seen=rows_seen)
+        for (codes, targets), batch in zip(with_ray, stream.read_from(1, rows_seen=rows_seen), strict=True):
+            assert torch.equal(codes, batch["codes"])
+            assert np.array_equal(targets.numpy(), batch["targets"].numpy(), equal_nan=True)
 
 
 def test_one_worker_sees_every_example_and_writes_the_best_epochs_weights(bundle, train_job, dataset):

@@ -172,7 +172,7 @@ def test_any_facts_are_laid_out_and_none_is_lost(values):
         ),
         (
             FoldSpec(valid_fraction=0.1, test_fraction=0.125, seed=7),
-            r" drawn with seed 7: 10\.0% of the bases for valid, 12\.5% for test; the rest is train\.$",
+            r" drawn with seed 7: up to 10\.0% of the bases for valid, 12\.5% for test; the rest is train\.$",
         ),
         (
             FoldSpec(sequences="sequences.bed", valid_fold=3, test_fold=4),

@@ -42,7 +42,7 @@ def test_metrics_of_both_models_stand_in_neighbouring_columns(make_evaluation, c
 def test_what_the_numbers_mean_stands_below_them(make_evaluation, read_page):
     folder, *_ = make_evaluation()
     page = read_page(write_run_page(folder))
-    for definition in DEFINITIONS.values():
+    for definition in (DEFINITIONS[name] for name in ("pearson", "pearson_log1p", "r2")):
         assert definition in page.text
     assert "basenji 123,456 parameters" in page.text
     assert "kmer_ridge 768 parameters" in page.text

@@ -33,6 +33,9 @@ class KmerRidgeConfig:
 class KmerRidge(nn.Module):
     """A linear model of k-mer counts: codes uint8 [B, L] to predictions [B, N, T]."""
 
+    least_squares = True
+    """Whether its outputs are the numbers themselves, whatever the kind of targets."""
+
     def __init__(self, config: KmerRidgeConfig, *, geometry: Geometry, num_tracks: int) -> None:
         super().__init__()
         self.config = config

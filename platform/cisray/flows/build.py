@@ -111,8 +111,10 @@ class Forecast(NamedTuple):
     row_bytes: int
     """Of a row's arrays, not packed."""
     dropped: dict[str, int]
-    task_bytes: int
-    """Memory that the timed shard took on top of the opened inputs."""
+    process_bytes: int
+    """Memory of a process that opened the inputs and built the timed shard."""
+    fixed_s: float
+    """Seconds that opening the inputs and laying out the work take, before any shard."""
     core_s: float
     """Seconds that all shards take on one core, going by the timed one."""
     workers: int
@@ -121,21 +123,25 @@ class Forecast(NamedTuple):
 
 def forecast(job: BuildJob) -> Forecast:
     """Lay out a build and time one of its shards, the one with the median number of rows; write nothing."""
-    source = open_source(dataclasses.replace(job, data_dir=data_root(job.data_dir)))
+    opened = time.perf_counter()
+    job = dataclasses.replace(job, data_dir=data_root(job.data_dir))
+    if isinstance(job, TableJob):  # the list of what is alike is written by a build alone
+        job = dataclasses.replace(job, duplicates=dataclasses.replace(job.duplicates, list_path=None))
+    source = open_source(job)
     plan = source.plan()
+    fixed_s = time.perf_counter() - opened
     timed = sorted(plan.shards, key=lambda shard: shard.num_rows)[len(plan.shards) // 2]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     source.build(timed.values)
     seconds = time.perf_counter() - started
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rows = {split: sum(shard.num_rows for shard in plan.shards if shard.split == split) for split in SPLITS}
     return Forecast(
         rows=rows,
         num_shards=len(plan.shards),
         row_bytes=source.layout.row_bytes,
         dropped=plan.dropped,
-        task_bytes=1024 * grown,
+        process_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        fixed_s=fixed_s,
         core_s=seconds * sum(rows.values()) / max(1, timed.num_rows),
         workers=min(job.cluster.actors or os.cpu_count() or 1, len(plan.shards)),
     )

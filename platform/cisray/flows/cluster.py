@@ -125,8 +125,8 @@ class RemoteReport:
         self._mailbox = mailbox
 
     def __call__(self, progress: Progress) -> None:
-        """Send one message on its way."""
-        self._mailbox.put.remote(progress)
+        """Deliver one message: waited for, or a worker could be done before its last words arrive."""
+        ray.get(self._mailbox.put.remote(progress))
 
 
 @contextmanager

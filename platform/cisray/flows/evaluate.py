@@ -28,7 +28,7 @@ from cisray.flows.shards import Task, open_staging, run_tasks
 from cisray.genome.intervals import parse_region
 from cisray.progress import Report, silent
 from cisray.training.batches import cut_windows
-from cisray.training.metrics import DEFINITIONS, TrackSums
+from cisray.training.metrics import DEFINITIONS, ScoreHistogram, TrackSums
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -78,7 +78,7 @@ class _Evaluator:
                 _add(sums[role], predicted, measured)
                 if role == "model":
                     tables.append(_prediction_rows(rows, predicted, measured, card))
-        facts = {role: {name: one.sums.tolist() for name, one in named.items()} for role, named in sums.items()}
+        facts = {role: {name: _to_plain(one) for name, one in named.items()} for role, named in sums.items()}
         return pa.concat_tables(tables), facts
 
     def write(self, table: pa.Table, path: Path) -> None:
@@ -130,11 +130,13 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
             report=report,
         )
     facts = [receipts[task.name].facts for task in tasks]
+    models = {role: _results(role, predictor, facts, card) for role, predictor in predictors.items()}
+    measured = {name for of_track in models["model"]["tracks"].values() for name in of_track}
     results = {
         "split": job.split,
         "strands": job.strands,
-        "definitions": DEFINITIONS,
-        "models": {role: _results(role, predictor, facts, card) for role, predictor in predictors.items()},
+        "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured},
+        "models": models,
         "cisray_version": __version__,
     }
     write_json(staging.path / EVALUATION_NAME, results)
@@ -188,13 +190,40 @@ def _check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
                     )
 
 
-def _new_sums(card: Card) -> dict[str, TrackSums]:
-    return {"natural": TrackSums(len(card.tracks)), "log1p": TrackSums(len(card.tracks))}
+def _new_sums(card: Card) -> dict[str, TrackSums | ScoreHistogram]:
+    """Return what metrics of this kind of targets are made of: coverage has logarithms, labels are told apart."""
+    sums: dict[str, TrackSums | ScoreHistogram] = {"natural": TrackSums(len(card.tracks))}
+    if card.kind == "coverage":
+        sums["log1p"] = TrackSums(len(card.tracks))
+    if card.kind == "labels":
+        sums["scores"] = ScoreHistogram(len(card.tracks))
+    return sums
 
 
-def _add(sums: Mapping[str, TrackSums], predicted: Tensor, measured: Tensor) -> None:
+def _add(sums: Mapping[str, TrackSums | ScoreHistogram], predicted: Tensor, measured: Tensor) -> None:
     sums["natural"].update(predicted, measured)
-    sums["log1p"].update(torch.log1p(predicted.clamp(min=0)), torch.log1p(measured))
+    if "log1p" in sums:
+        sums["log1p"].update(torch.log1p(predicted.clamp(min=0)), torch.log1p(measured))
+    if "scores" in sums:
+        sums["scores"].update(torch.logit(predicted.double().clamp(0, 1), eps=1e-9), measured)
+
+
+def _to_plain(sums: TrackSums | ScoreHistogram) -> list[list[float]]:
+    """Return sums as plain numbers; of a histogram, where it is not 0 and how much it holds there."""
+    if isinstance(sums, TrackSums):
+        return sums.sums.tolist()
+    flat = sums.counts.flatten()
+    places = flat.nonzero()[:, 0]
+    return [places.tolist(), flat[places].tolist()]
+
+
+def _add_plain(sums: TrackSums | ScoreHistogram, plain: list[list[float]]) -> None:
+    """Add what `_to_plain` returned."""
+    if isinstance(sums, TrackSums):
+        sums.sums += torch.tensor(plain, dtype=torch.float64)
+    else:
+        places, counts = (torch.tensor(column, dtype=torch.int64) for column in plain)
+        sums.counts.view(-1).index_add_(0, places, counts)
 
 
 def _prediction_rows(rows: pa.Table, predicted: Tensor, measured: Tensor, card: Card) -> pa.Table:
@@ -208,13 +237,16 @@ def _results(role: str, predictor: Predictor, facts: list[dict[str, Any]], card:
     """Add up the sums of all files and say what they come to, per track."""
     sums = _new_sums(card)
     for name, one in sums.items():
-        one.sums = sum((torch.tensor(fact[role][name], dtype=torch.float64) for fact in facts), one.sums)
-    columns = {
-        "num_bins": sums["natural"].num_bins(),
-        "pearson": sums["natural"].pearson(),
-        "pearson_log1p": sums["log1p"].pearson(),
-        "r2": sums["natural"].r2(),
-    }
+        for fact in facts:
+            _add_plain(one, fact[role][name])
+    columns: dict[str, Tensor] = {}
+    for name, one in sums.items():
+        if isinstance(one, ScoreHistogram):
+            columns |= {"auroc": one.auroc(), "average_precision": one.average_precision()}
+        elif name == "log1p":
+            columns["pearson_log1p"] = one.pearson()
+        else:
+            columns |= {"num_bins": one.num_bins(), "pearson": one.pearson(), "r2": one.r2()}
     trained = read_json(predictor.path / "metrics.json", what="bundle's metrics")
     return {
         "path": predictor.path.name,

@@ -94,9 +94,16 @@ class Staging(NamedTuple):
                 f"{self.out}: has come to exist while the work was done; remove it or move it away, then run again to "
                 f"finish, which takes a moment: all is in {self.path}"
             )
+        _drop_leftovers(self.path)
         replace_folder(self.path, self.out)
         self.lock.close()
         _drop_scaffolding(self.out)
+
+
+def _drop_leftovers(staging: Path) -> None:
+    """Remove what a killed worker had half written; no worker may be at work."""
+    for leftover in list(staging.rglob(".*.tmp")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _drop_scaffolding(out: Path) -> None:
@@ -117,6 +124,8 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
             works on it.
     """
     digest = value_digest(plan)
+    if out == Path.cwd():
+        raise InputError("out: names the working directory; wanted a folder of its own, such as --set out=runs/mine")
     if out.exists():
         if _is_of_plan(out, digest):
             _drop_scaffolding(out)
@@ -131,10 +140,14 @@ def open_staging(out: Path, plan: Mapping[str, Any]) -> Staging | None:
             f"{staging}: holds unfinished work of other settings, inputs or another version; remove it to begin anew, "
             "take the settings back to go on with it, or name another place with --set out=..."
         )
-    staging.mkdir(parents=True, exist_ok=True)
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{staging}: cannot be made ({error.strerror}); name another place with --set out=..."
+        ) from None
     lock = _lock(staging)
-    for leftover in staging.rglob(".*.tmp"):  # what a killed worker had half written
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _drop_leftovers(staging)
     write_json(staging / PLAN_NAME, {"digest": digest})
     return Staging(staging, out, lock)
 

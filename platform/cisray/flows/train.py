@@ -29,7 +29,7 @@ from cisray.errors import InputError
 from cisray.files import read_json
 from cisray.flows.cluster import ClusterSpec, cluster, relayed
 from cisray.flows.shards import RAY_TRAIN, open_staging
-from cisray.models.layers import Network, TrackHead
+from cisray.goals import ObjectiveSpec, choose, make_goal, start_at_means
 from cisray.progress import Progress, Report, silent
 from cisray.training.batches import cut_windows
 from cisray.training.checkpoints import read_learner, write_learner
@@ -71,6 +71,7 @@ class TrainJob:
     """The bundle's folder."""
     model: ModelConfig
     training: TrainSpec = TrainSpec()
+    objective: ObjectiveSpec = ObjectiveSpec()
     workers: WorkerSpec = WorkerSpec()
     cluster: ClusterSpec = ClusterSpec()
 
@@ -101,7 +102,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
     dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
     job = dataclasses.replace(job, dataset=str(dataset_dir))  # Ray's workers have a working directory of their own
     card = read_card(dataset_dir)
-    _check_learnable(card)
+    _check_learnable(job, card)
     check_shift(job.training, card.geometry.margin_bp)
     staging = open_staging(out, _plan(job, card))
     if staging is None:
@@ -131,18 +132,16 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
     return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
 
 
-def _check_learnable(card: Card) -> None:
-    """Raise InputError where a dataset holds what no network of today reads or predicts."""
-    if card.kind != "coverage":
-        raise InputError(
-            f"{card.name}: its targets are {card.kind}, and the networks here learn coverage, by Poisson loss; "
-            "read it with datasets.reading.ExampleStream to train a network of your own"
-        )
+def _check_learnable(job: TrainJob, card: Card) -> None:
+    """Raise InputError where a dataset holds what the job's network neither reads nor predicts."""
     if card.inputs != Inputs():
         raise InputError(
             f"{card.name}: its rows hold more inputs than one sequence, which no network here reads; "
-            "read it with datasets.reading.ExampleStream to train a network of your own"
+            "read it with datasets.streams.ExampleStream to train a network of your own"
         )
+    with torch.device("meta"):  # to look at it costs no memory
+        network = build_network(job.model, geometry=card.geometry, num_tracks=len(card.tracks))
+    choose(card.kind, network, job.objective.name)
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
@@ -166,6 +165,7 @@ def _plan(job: TrainJob, card: Card) -> dict[str, Any]:
         "name": job.name,
         "model": dataclasses.asdict(job.model),
         "training": dataclasses.asdict(job.training),
+        "objective": dataclasses.asdict(job.objective),
         "num_workers": job.workers.num_workers,
         "cisray": __version__,
     }
@@ -186,11 +186,11 @@ def _learn(config: dict[str, Any]) -> None:
     if isinstance(network, KmerRidge):
         _learn_ridge(network, job, card, feed=feed, report=report)
         return
-    if isinstance(network, Network) and isinstance(network.head, TrackHead):
-        network.head.start_at([card.statistics["train"][name].mean for name in card.track_names])
+    start_at_means(card.kind, network, [card.statistics["train"][name].mean for name in card.track_names])
     network.to(workers.device)
     wrapped = ray.train.torch.prepare_model(network) if world > 1 else network
-    learner = Learner(network, spec=job.training, forward=wrapped)
+    goal = make_goal(card.kind, network, job.objective, num_bins=card.geometry.num_bins)
+    learner = Learner(network, spec=job.training, goal=goal, forward=wrapped)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -205,10 +205,15 @@ def _save(job: TrainJob, card: Card, rank: int, learner: Learner) -> None:
         "history": learner.learned.history,
         "best_epoch": learner.learned.best_epoch,
         "valid.pearson": learner.learned.best_metric,
-        "definitions": DEFINITIONS,
+        "definitions": _definitions(learner.learned.history),
         "num_parameters": sum(weight.numel() for weight in learner.network.parameters()),
     }
     _report_checkpoint(job, card, rank=rank, learner=learner, metrics=metrics)
+
+
+def _definitions(history: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the definitions of the metrics that were measured."""
+    return {name: text for name, text in DEFINITIONS.items() if any(f"valid.{name}" in row for row in history)}
 
 
 def _report_checkpoint(
@@ -225,6 +230,7 @@ def _report_checkpoint(
                 config=job.model,
                 card=card,
                 metrics=metrics,
+                objective=choose(card.kind, network, job.objective.name).objective,
                 made_by=_plan(job, card),
             )
             if isinstance(learner, Learner):
@@ -246,11 +252,12 @@ def _learn_ridge(network: KmerRidge, job: TrainJob, card: Card, *, feed: Feed, r
         return torch.tensor(validate(model, feed, workers=Workers())["valid.pearson_per_track"])
 
     tried = fit_ridge(network, train_batches(), score=score)
+    measured = validate(network, feed, workers=Workers())
     metrics = {
         "history": tried,
-        "definitions": DEFINITIONS,
+        "definitions": _definitions([measured]),
         "num_parameters": sum(weight.numel() for weight in network.parameters()),
-        **validate(network, feed, workers=Workers()),
+        **measured,
     }
     _report_checkpoint(job, card, rank=ray.train.get_context().get_world_rank(), learner=network, metrics=metrics)
 
@@ -272,12 +279,12 @@ def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
 
     def train_batches(epoch: int, steps_done: int) -> Iterator[Batch]:
         steps = train_order.steps(epoch, batch_size) - steps_done
-        batches = _stream(train_order, epoch, card, batch_size=batch_size, rows_seen=steps_done * batch_size)
+        batches = read_through_ray(train_order, epoch, card, batch_size=batch_size, rows_seen=steps_done * batch_size)
         for _, batch in zip(range(steps), batches, strict=False):  # range first: no batch is read in vain
             yield batch
 
     def valid_batches() -> Iterator[Batch]:
-        return _stream(valid_order, 0, card, batch_size=batch_size)
+        return read_through_ray(valid_order, 0, card, batch_size=batch_size)
 
     def steps(epoch: int) -> int:
         return train_order.steps(epoch, batch_size)
@@ -285,8 +292,8 @@ def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
     return Feed(train_batches, valid_batches, steps, card.geometry.margin_bp, torch.tensor(card.strand_swap()))
 
 
-def _stream(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen: int = 0) -> Iterator[Batch]:
-    """Let Ray Data read the pools of an epoch ahead of the training, and cut them into batches, in order."""
+def read_through_ray(order: Order, epoch: int, card: Card, *, batch_size: int, rows_seen: int = 0) -> Iterator[Batch]:
+    """Yield an epoch's batches, in order, whose pools Ray Data reads ahead of the training."""
     start = find_position(order, epoch, rows_seen)
     items = [{"pool": json.dumps(pool)} for pool in order.pools(epoch)[start.pool :]]
     if not items:

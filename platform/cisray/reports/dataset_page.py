@@ -91,7 +91,8 @@ def _subtitle(card: Card) -> str:
     many = len(card.tracks) > 1
     noun = {"coverage": "track", "labels": "class", "measurements": "measurement"}[card.kind]
     plural = {"coverage": "tracks", "labels": "classes", "measurements": "measurements"}[card.kind]
-    place = f"over {card.genome.name}" if card.genome else "of sequences that lie on no genome"
+    elsewhere = "of a genome that was not given" if card.kind == "coverage" else "of sequences that lie on no genome"
+    place = f"over {card.genome.name}" if card.genome else elsewhere
     return f"{len(card.tracks):,} {plural if many else noun} {place}, {sum(card.counts.values()):,} examples"
 
 
@@ -141,8 +142,9 @@ def describe_folds(folds: FoldSpec) -> str:
         return f"{cut}; {labelled}{excluded}"
     if folds.valid_fraction:
         return (
-            f"Pieces of at most {folds.break_bp:,} bp were drawn with seed {folds.seed}: {folds.valid_fraction:.1%} of "
-            f"the bases for valid, {folds.test_fraction:.1%} for test; the rest is train.{excluded}"
+            f"Pieces of at most {folds.break_bp:,} bp were drawn with seed {folds.seed}: up to "
+            f"{folds.valid_fraction:.1%} of the bases for valid, {folds.test_fraction:.1%} for test; "
+            f"the rest is train.{excluded}"
         )
     if folds.sequences is not None:
         what = {"input": "windows", "target": "predicted parts of windows", "region": "regions"}[folds.sequences_are]

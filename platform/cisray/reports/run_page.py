@@ -27,7 +27,13 @@ from cisray.reports.page import (
     write_page,
 )
 
-METRICS = {"pearson": "Pearson", "pearson_log1p": "Pearson of log(1 + x)", "r2": "R²"}
+METRICS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "pearson": "Pearson",
+    "pearson_log1p": "Pearson of log(1 + x)",
+    "r2": "R²",
+}
 REGION_BP = 20_480
 MOST_BINS = 2048
 """Bins of a region that a page's width can show; finer bins show a shorter region."""
@@ -56,19 +62,16 @@ def write_run_page(evaluation_dir: Path) -> Path:
     card = read_card(evaluation_dir)
     _check(results, card, source=evaluation_dir / EVALUATION_NAME)
     models = label_models(results["models"])
-    contigs = [_without_repeats(one) for one in read_predicted(evaluation_dir, card)]
-    view = choose_view(contigs, bin_bp=card.geometry.bin_bp)
-    sections = [
-        _headline(models, results, card),
-        _metrics(models, results["definitions"], card),
-        _learning(models),
-        _along(view, card, split=results["split"]),
-        _densities(contigs, next(iter(models.values())), card),
-        _origin(models, results, card),
-    ]
+    sections = [_headline(models, results, card), _metrics(models, results["definitions"], card), _learning(models)]
+    if card.kind == "coverage":  # labels and measurements do not lie side by side along a genome
+        contigs = [_without_repeats(one) for one in read_predicted(evaluation_dir, card)]
+        view = choose_view(contigs, bin_bp=card.geometry.bin_bp)
+        sections.append(_along(view, card, split=results["split"]))
+        sections.append(_densities(contigs, next(iter(models.values())), card))
+    sections.append(_origin(models, results, card))
     title = f"{next(iter(models))} on {card.name}"
-    genome = card.genome_for("an evaluation along contigs").name
-    subtitle = f"measured on the {results['split']} split of {card.name} ({genome}), {_strands(results)}"
+    genome = f" ({card.genome.name})" if card.genome else ""
+    subtitle = f"measured on the {results['split']} split of {card.name}{genome}, {_strands(results)}"
     return write_page(evaluation_dir / PAGE_NAME, title=title, subtitle=subtitle, sections=sections)
 
 
@@ -155,7 +158,7 @@ def _check(results: Any, card: Card, *, source: Path) -> None:
 def _headline(models: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], card: Card) -> Section:
     (_, model), *others = models.items()
     numbers = []
-    for metric, label in METRICS.items():
+    for metric, label in _shown(results["definitions"]).items():
         note = "; ".join(f"{name}: {number(_mean(other, metric))}" for name, other in others)
         numbers.append(Tile(_mean(model, metric), f"{label}, mean over tracks", note))
     counts = "; ".join(f"{name}: {number(other['num_parameters'])}" for name, other in others)
@@ -175,18 +178,24 @@ def _mean(model: Mapping[str, Any], metric: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
+def _shown(definitions: Mapping[str, str]) -> dict[str, str]:
+    """Return the metrics that were measured, with their labels."""
+    return {metric: label for metric, label in METRICS.items() if metric in definitions}
+
+
 def _metrics(models: Mapping[str, Mapping[str, Any]], definitions: Mapping[str, str], card: Card) -> Section:
     (_, model), *_ = models.items()
+    shown = _shown(definitions)
     rows = [
         [
             track,
             int(model["tracks"][track]["num_bins"]),
-            *(one["tracks"][track][metric] for metric in METRICS for one in models.values()),
+            *(one["tracks"][track][metric] for metric in shown for one in models.values()),
         ]
         for track in card.track_names
     ]
-    header = ["track", "bins with data", *(name for _ in METRICS for name in models)]
-    groups = [("", 2), *((label, len(models)) for label in METRICS.values())]
+    header = ["track", "bins with data", *(name for _ in shown for name in models)]
+    groups = [("", 2), *((label, len(models)) for label in shown.values())]
     sizes = [(name, f"{number(one['num_parameters'])} parameters") for name, one in models.items()]
     meanings = [(METRICS.get(name, name), words) for name, words in definitions.items()]
     return Section(
@@ -306,7 +315,7 @@ def _origin(models: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any],
     pairs = [(name, f"{one['path']}, digest {one['digest']}") for name, one in models.items()]
     pairs += [
         ("dataset", f"{card.name}, digest {card.digest}"),
-        ("split", f"{results['split']}: {', '.join(card.regions[results['split']])}"),
+        ("split", f"{results['split']}: {', '.join(card.regions.get(results['split'], ['rows of a table']))}"),
         ("strands", _strands(results)),
         ("cisray", str(results.get("cisray_version", "–"))),
     ]

@@ -14,7 +14,7 @@ from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.progress import Progress, Report
 from cisray.training.batches import augment, cut_windows
-from cisray.training.metrics import TrackSums, mean_present
+from cisray.training.metrics import ScoreHistogram, TrackSums, mean_present
 from cisray.training.objectives import poisson_loss
 from cisray.training.optimizers import build_adamw, learning_rate_at
 
@@ -55,6 +55,20 @@ class TrainSpec:
         for name in ("warmup_steps", "weight_decay", "shift_bp"):
             if getattr(self, name) < 0:
                 raise InputError(f"training: {name}={getattr(self, name)}; wanted zero or more")
+
+
+class Goal(NamedTuple):
+    """What a network's outputs mean, and what is minimised."""
+
+    loss: Callable[[Any, Tensor], Tensor] = poisson_loss
+    """Of outputs and targets [B, N, T], NaN where nothing was measured: a mean over what was."""
+    predict: Callable[[Any], Tensor] = Tensor.float
+    """Turns outputs into predictions [B, N, T]: rates, probabilities or numbers."""
+    labels: bool = False
+    """Whether targets are labels: validation then measures how well they are told apart, too."""
+
+
+COVERAGE = Goal()
 
 
 class Feed(NamedTuple):
@@ -100,9 +114,15 @@ class Learner:
     """A network, its optimizer and its progress, moved on by `fit`."""
 
     def __init__(
-        self, network: nn.Module, *, spec: TrainSpec, forward: Callable[[Tensor], Tensor] | None = None
+        self,
+        network: nn.Module,
+        *,
+        spec: TrainSpec,
+        goal: Goal = COVERAGE,
+        forward: Callable[[Tensor], Any] | None = None,
     ) -> None:
         self.network = network
+        self.goal = goal
         self.forward = forward or network
         self.spec = spec
         self.optimizer = build_adamw(network, learning_rate=spec.learning_rate, weight_decay=spec.weight_decay)
@@ -126,7 +146,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(workers.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            loss = poisson_loss(self.forward(codes), targets)
+            loss = self.goal.loss(self.forward(codes), targets)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip_norm)
@@ -184,7 +204,7 @@ def fit(
     while not learner.finished:
         row = _train_epoch(learner, feed, workers=workers, total_steps=total_steps, save=save, report=report)
         _share_buffers(learner.network, workers)
-        row |= validate(learner.network, feed, workers=workers)
+        row |= validate(learner.network, feed, workers=workers, goal=learner.goal)
         learned = learner.learned
         learner.keep_best(row["valid.pearson"])
         figures = {name: value for name, value in row.items() if isinstance(value, float)}
@@ -244,30 +264,32 @@ def _share_buffers(network: nn.Module, workers: Workers) -> None:
 
 
 @torch.no_grad()
-def validate(network: nn.Module, feed: Feed, *, workers: Workers) -> dict[str, Any]:
+def validate(network: nn.Module, feed: Feed, *, workers: Workers, goal: Goal = COVERAGE) -> dict[str, Any]:
     """Return the validation split's loss and metrics; "valid.pearson" is the mean over tracks that decides.
 
     Metrics are as training.metrics.DEFINITIONS says, on targets as stored (scaled and soft-clipped).
     """
     network.eval()
-    sums: TrackSums | None = None
+    sums = TrackSums(len(feed.swap))  # a rank that was dealt no row group still takes part in the sum
+    told_apart = ScoreHistogram(len(feed.swap)) if goal.labels else None
     loss = torch.zeros(2, dtype=torch.float64)  # sum over bins with data, and their number
     for codes, targets in feed.valid():
         codes, targets = codes.to(workers.device), targets.to(workers.device)
-        predictions = network(cut_windows(codes, margin_bp=feed.margin_bp)).float()
-        sums = sums or TrackSums(targets.shape[2])
-        sums.update(predictions, targets)
+        outputs = network(cut_windows(codes, margin_bp=feed.margin_bp))
+        sums.update(goal.predict(outputs), targets)
+        if told_apart is not None:
+            told_apart.update(torch.logit(goal.predict(outputs).double(), eps=1e-9), targets)
         bins = (~torch.isnan(targets)).sum().double().cpu()
-        loss += torch.stack([poisson_loss(predictions, targets).double().cpu() * bins, bins])
-    if sums is None:
-        sums = TrackSums(len(feed.swap))  # a rank that was dealt no row group still takes part in the sum
+        loss += torch.stack([goal.loss(outputs, targets).double().cpu() * bins, bins])
     sums.reduce(workers.add)
     loss = workers.add(loss)
-    pearson, r2 = sums.pearson(), sums.r2()
-    return {
-        "valid.loss": float(loss[0] / loss[1]),
-        "valid.pearson": mean_present(pearson),
-        "valid.r2": mean_present(r2),
-        "valid.pearson_per_track": pearson.tolist(),
-        "valid.r2_per_track": r2.tolist(),
-    }
+    per_track = {"pearson": sums.pearson(), "r2": sums.r2()}
+    if told_apart is not None:
+        told_apart.reduce(workers.add)
+        per_track |= {"auroc": told_apart.auroc(), "average_precision": told_apart.average_precision()}
+    row: dict[str, Any] = {"valid.loss": float(loss[0] / loss[1])}
+    for name, values in per_track.items():
+        row[f"valid.{name}"] = mean_present(values)
+    for name, values in per_track.items():
+        row[f"valid.{name}_per_track"] = values.tolist()
+    return row
