@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, Genome, Statistics, Track, card_to_dict
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.schema import Examples, Loci, layout_of, make_rows
 from cisray.files import file_digest, write_json
 from cisray.geometry import Geometry

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 LOG_WIDTH = 140
 CATALOG_WIDTH = 170
 METRICS = {"auroc": "AUROC", "average_precision": "AP", "pearson": "r", "pearson_log1p": "r log1p", "r2": "R2"}
-# So many tracks are named where something is told of each; the report has all.
-MOST_SHOWN = 8
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,6 +92,7 @@ def build(
     from cisray.flows.build import build as run
     from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, member_jobs
     from cisray.reports.console import progress_bars
+    from cisray.reports.dataset_text import print_dataset
 
     job = load_job(job_path, AnyBuildJob, overrides or ())
     members = member_jobs(job) if isinstance(job, GenomesJob) else {"": job}
@@ -101,14 +100,13 @@ def build(
         for name, member in members.items():
             _print_forecast(member, name)
         return
-    is_done = all(
-        (Path(member.out) / CARD_NAME).exists() for member in members.values()
-    )  # of this very job, or refused
+    # where all are there they are of this very job, or refused
+    is_done = all((Path(member.out) / CARD_NAME).exists() for member in members.values())
     console = _console()
     with progress_bars(console) as report:
         out = build_genomes(job, report=report) if isinstance(job, GenomesJob) else run(job, report=report)
     for member in members.values():
-        _print_dataset(Path(member.out))
+        print_dataset(console, Path(member.out))
     print(f"{'already built' if is_done else 'dataset'}: {out}")
 
 
@@ -130,33 +128,6 @@ def _print_forecast(job: "BuildJob", genome: str) -> None:
     print(f"memory: {found.process_bytes / 1e6:,.0f} MB per process, by one shard that was timed")
     seconds = found.fixed_s + found.core_s / found.workers
     print(f"time: {seconds:,.2g} s, of which {found.fixed_s:,.2g} s to open and lay out; Ray's start is not in it")
-
-
-def _print_dataset(folder: Path) -> None:
-    """Print what a dataset holds, what looks wrong in it first."""
-    from cisray.datasets.card import read_card
-    from cisray.datasets.checks import describe_suspicions, find_suspicions, summary_rows
-    from cisray.reports.console import print_table
-
-    card, console = read_card(folder), _console()
-    for line in describe_suspicions(find_suspicions(card)):
-        console.print(line, highlight=False, markup=False)
-    header, *rows = summary_rows(card, most_tracks=MOST_SHOWN)
-    level = "positives" if card.kind == "labels" else "mean"
-    print_table(console, f"Examples, and per track its {level} and the share of bins with data", header, rows)
-    of_names: dict[str, list[str]] = {}
-    for track, names in card.contig_names.items():
-        if names:
-            of_names.setdefault(", ".join(f"{old} is {new}" for old, new in names.items()), []).append(track)
-    for told, tracks in list(of_names.items())[:MOST_SHOWN]:
-        more = f" and {len(tracks) - 1:,} more" if len(tracks) > 1 else ""
-        console.print(f"{tracks[0]}{more}: contigs renamed: {told}", highlight=False)
-    for what, number in card.facts.get("duplicates", {}).items():
-        if isinstance(number, int) and number:
-            console.print(f"{number:,} {what}", highlight=False)
-    for reason, count in card.dropped.items():
-        if count:
-            console.print(f"left out: {count:,} {reason}", highlight=False)
 
 
 @app.command()
@@ -348,7 +319,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a dataset's tracks, windows and sizes as Calico's targets.txt, sequences.bed and statistics.json."""
-    from cisray.datasets.calico_export import export_calico
+    from cisray.datasets.calico.export import export_calico
     from cisray.errors import InputError
 
     if extent not in ("target", "input"):

@@ -29,7 +29,7 @@ from cisray.datasets.card import (
     Track,
     card_to_dict,
 )
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.schema import Examples, Layout, Loci, layout_of, make_rows, write_examples
 from cisray.datasets.streams import ExampleStream
 from cisray.files import write_json

@@ -10,7 +10,7 @@ import pytest
 
 from cisray.config import check_settings
 from cisray.datasets.from_peaks import SHUFFLED, PeaksSource, PeaksSpec
-from cisray.datasets.mining import MiningSpec, mine, read_mined, write_mined
+from cisray.datasets.peaks.mining import MiningSpec, mine, read_mined, write_mined
 from cisray.datasets.schema import decode_examples
 from cisray.datasets.statistics import Tally
 from cisray.errors import InputError

@@ -9,9 +9,9 @@ import pytest
 from cisray.config import check_settings
 from cisray.datasets.card import Inputs, Track, track_transforms
 from cisray.datasets.from_tracks import TracksSource, TracksSpec, build_shard
-from cisray.datasets.regions import Masks, MaskSpec, Spans
+from cisray.datasets.loci.regions import Masks, MaskSpec, Spans
+from cisray.datasets.loci.tiling import Shard
 from cisray.datasets.schema import Layout, decode_examples, to_float
-from cisray.datasets.tiling import Shard
 from cisray.datasets.transforms import to_natural, to_target
 from cisray.datasets.window_signal import Masking, OpenTrack
 from cisray.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 
 from cisray import __version__
 from cisray.datasets.card import read_card
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.schema import verify_dataset
 from cisray.datasets.source import GenomeSpec
 from cisray.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, Genome, Track, card_to_dict
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.predictions import EVALUATION_NAME, prediction_schema
 from cisray.datasets.schema import encode_rows
 from cisray.datasets.statistics import TRACKS_NAME, Tally, write_tracks

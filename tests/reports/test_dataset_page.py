@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cisray.datasets.card import Genome, Inputs, SourceFile, Track, card_to_dict
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.statistics import HISTOGRAM_BINS, TRACKS_NAME, Tally, write_tracks
 from cisray.errors import InputError
 from cisray.files import write_json

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT
-from cisray.datasets.folds import FoldSpec, Split
+from cisray.datasets.loci.folds import FoldSpec, Split
 from cisray.datasets.transforms import Order, SumStat, Transforms
 from cisray.errors import InputError
 from cisray.files import read_json, value_digest

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cisray.datasets.card import Card, Statistics, Track
-from cisray.datasets.folds import Split
+from cisray.datasets.loci.folds import Split
 
 Severity = Literal["warning", "note"]
 

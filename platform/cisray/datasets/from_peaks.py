@@ -11,13 +11,14 @@ from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, data_path
 from cisray.datasets.card import Genome, Kind, Track
-from cisray.datasets.draws import locus_draws
-from cisray.datasets.folds import SPLITS, FoldSpec, Split, assign_regions
-from cisray.datasets.labels import Labeler, LabelSpec
-from cisray.datasets.negatives import NegativeSpec, Scene, choose_negatives, gc_histogram, unpeaked
-from cisray.datasets.peaks import PeakFiles, load_peaks
-from cisray.datasets.placement import Ground, Windows, jitter_by_locus, join_spans
-from cisray.datasets.regions import MaskSpec, load_masks
+from cisray.datasets.loci.draws import locus_draws
+from cisray.datasets.loci.folds import SPLITS, FoldSpec, Split, assign_regions
+from cisray.datasets.loci.regions import MaskSpec, load_masks
+from cisray.datasets.loci.tiling import WindowSpec, tile
+from cisray.datasets.peaks.labels import Labeler, LabelSpec
+from cisray.datasets.peaks.negatives import NegativeSpec, Scene, choose_negatives, gc_histogram, unpeaked
+from cisray.datasets.peaks.peak_files import PeakFiles, load_peaks
+from cisray.datasets.peaks.placement import Ground, Windows, jitter_by_locus, join_spans
 from cisray.datasets.schema import Examples, Layout, Loci, make_rows, to_float
 from cisray.datasets.source import (
     BuiltShard,
@@ -30,7 +31,6 @@ from cisray.datasets.source import (
     read_windows,
 )
 from cisray.datasets.statistics import Tally
-from cisray.datasets.tiling import WindowSpec, tile
 from cisray.errors import InputError
 from cisray.genome.haplotypes import Haplotype
 from cisray.genome.intervals import suggest_names
@@ -207,7 +207,7 @@ class PeaksSource:
         return BuiltShard(rows, Tally.of(targets, self.tracks), {})
 
     def candidates(self, split: Split = "train", *, stride_bp: int | None = None) -> Iterator[tuple[str, NDArray]]:
-        """Yield contigs and starts of a split's windows without a peak or a positive, for datasets.mining.
+        """Yield contigs and starts of a split's windows without a peak or a positive, for datasets.peaks.mining.
 
         Windows that reach over a contig's end are none of them: the BED file of mined loci could not hold them.
         """

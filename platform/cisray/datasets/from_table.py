@@ -15,14 +15,14 @@ from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, check_settings, data_path
 from cisray.datasets.card import Genome, Inputs, Kind, Track, check_tracks
-from cisray.datasets.crossings import CrossingRecord, crosses, find_crossings, resolve, write_crossings
-from cisray.datasets.duplicates import DuplicateSpec, Groups, Sequences, find_groups
-from cisray.datasets.folds import SPLITS
-from cisray.datasets.row_splits import NO_SPLIT, Roles, SplitSpec, check_filled, deal, given_splits, row_digest
+from cisray.datasets.loci.folds import SPLITS
 from cisray.datasets.schema import Examples, Layout, Loci, make_rows
 from cisray.datasets.source import BuiltShard, Plan, PlannedShard
 from cisray.datasets.statistics import Tally
-from cisray.datasets.table_rows import Letters, Rows, TableColumns, read_rows
+from cisray.datasets.tables.crossings import CrossingRecord, crosses, find_crossings, resolve, write_crossings
+from cisray.datasets.tables.duplicates import DuplicateSpec, Groups, Sequences, find_groups
+from cisray.datasets.tables.row_splits import NO_SPLIT, Roles, SplitSpec, check_filled, deal, given_splits, row_digest
+from cisray.datasets.tables.table_rows import Letters, Rows, TableColumns, read_rows
 from cisray.errors import InputError
 from cisray.genome.sequence import UNKNOWN, encode
 from cisray.geometry import Geometry

@@ -10,11 +10,12 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, data_path
-from cisray.datasets.calico_targets import AS_WRITTEN, Relocation, read_targets
+from cisray.datasets.calico.targets import AS_WRITTEN, Relocation, read_targets
 from cisray.datasets.card import Genome, Inputs, Kind, TargetType, Track, check_tracks
-from cisray.datasets.folds import SPLITS, FoldSpec, Region, Split, assign_regions
-from cisray.datasets.leakage import SketchSpec, read_across, shared_sequence
-from cisray.datasets.regions import MaskSpec, load_masks
+from cisray.datasets.loci.folds import SPLITS, FoldSpec, Region, Split, assign_regions
+from cisray.datasets.loci.leakage import SketchSpec, read_across, shared_sequence
+from cisray.datasets.loci.regions import MaskSpec, load_masks
+from cisray.datasets.loci.tiling import Shard, WindowSpec, tile
 from cisray.datasets.schema import Examples, Layout, Loci, make_rows
 from cisray.datasets.source import (
     BuiltShard,
@@ -27,7 +28,6 @@ from cisray.datasets.source import (
     read_windows,
 )
 from cisray.datasets.statistics import Tally
-from cisray.datasets.tiling import Shard, WindowSpec, tile
 from cisray.datasets.transforms import Order
 from cisray.datasets.window_signal import NO_MASKING, Masking, OpenTrack, Part, lower_unmappable, read_tracks
 from cisray.errors import InputError

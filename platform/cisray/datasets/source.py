@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, data_path
 from cisray.datasets.card import Genome, Kind, Track
-from cisray.datasets.folds import Split
+from cisray.datasets.loci.folds import Split
 from cisray.datasets.schema import Layout
 from cisray.datasets.statistics import Tally
 from cisray.genome.haplotypes import Haplotype, HaplotypeSpec

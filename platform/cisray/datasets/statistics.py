@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cisray.datasets.card import Card, Statistics, Track, track_transforms
-from cisray.datasets.folds import Split
+from cisray.datasets.loci.folds import Split
 from cisray.files import written_whole
 
 TRACKS_NAME = "tracks.parquet"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cisray.datasets.card import Track, track_transforms
-from cisray.datasets.regions import NO_SPANS, Masks, MaskSpec
+from cisray.datasets.loci.regions import NO_SPANS, Masks, MaskSpec
 from cisray.datasets.transforms import POOLING, to_target
 from cisray.errors import InputError
 from cisray.genome.bed import overlap_bp

@@ -14,12 +14,12 @@ from pydantic.dataclasses import dataclass
 
 from cisray import __version__
 from cisray.config import STRICT, data_root
-from cisray.datasets.calico import CalicoSource, CalicoSpec
 from cisray.datasets.card import CARD_NAME, SCHEMA_VERSION, Card, DataFile, SourceFile, card_to_dict
-from cisray.datasets.folds import SPLITS, Region, Split
+from cisray.datasets.from_calico import CalicoSource, CalicoSpec
 from cisray.datasets.from_peaks import PeaksSource, PeaksSpec
 from cisray.datasets.from_table import TableSource, TableSpec
 from cisray.datasets.from_tracks import TracksSource, TracksSpec
+from cisray.datasets.loci.folds import SPLITS, Region, Split
 from cisray.datasets.schema import write_examples
 from cisray.datasets.source import Plan, Source
 from cisray.datasets.statistics import TRACKS_NAME, Tally, write_tracks

@@ -12,11 +12,11 @@ from pydantic import Discriminator, Tag
 from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT, data_path, data_root
-from cisray.datasets.folds import Region, write_regions
 from cisray.datasets.from_tracks import TracksSpec
-from cisray.datasets.homology import HomologySpec, divide_homologous
-from cisray.datasets.leakage import aligned_bases
-from cisray.datasets.regions import load_masks
+from cisray.datasets.loci.folds import Region, write_regions
+from cisray.datasets.loci.homology import HomologySpec, divide_homologous
+from cisray.datasets.loci.leakage import aligned_bases
+from cisray.datasets.loci.regions import load_masks
 from cisray.datasets.source import open_genome
 from cisray.errors import InputError
 from cisray.files import write_json

@@ -17,7 +17,7 @@ from cisray import __version__
 from cisray.bundle import Predictor
 from cisray.config import STRICT
 from cisray.datasets.card import CARD_NAME, Card, card_to_dict, read_card
-from cisray.datasets.folds import Split
+from cisray.datasets.loci.folds import Split
 from cisray.datasets.predictions import EVALUATION_NAME, prediction_schema, write_bigwigs
 from cisray.datasets.schema import decode_examples, encode_rows, layout_of, split_files, to_float, verify_dataset
 from cisray.datasets.transforms import to_natural

@@ -8,7 +8,7 @@ from typing import Any
 
 from cisray.datasets.card import Card, Genome, read_card
 from cisray.datasets.checks import find_suspicions
-from cisray.datasets.folds import FoldSpec
+from cisray.datasets.loci.folds import FoldSpec
 from cisray.datasets.statistics import TRACKS_NAME
 from cisray.errors import InputError
 from cisray.genome.intervals import parse_region

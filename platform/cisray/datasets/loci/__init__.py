@@ -1,0 +1,1 @@
+"""Say which stretch of a genome plays which role: regions, folds, windows, masks, and what splits share."""
