@@ -10,6 +10,7 @@ from cisray.reports.console import print_table
 
 # So many tracks are named where something is told of each; the report has all.
 MOST_SHOWN = 8
+MOST_PAIRS = 3
 
 
 def print_dataset(console: Console, folder: Path) -> None:
@@ -23,10 +24,12 @@ def print_dataset(console: Console, folder: Path) -> None:
     of_names: dict[str, list[str]] = {}
     for track, names in card.contig_names.items():
         if names:
-            of_names.setdefault(", ".join(f"{old} is {new}" for old, new in names.items()), []).append(track)
+            pairs = [f"{old} is {new}" for old, new in sorted(names.items())]
+            more = f" and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+            of_names.setdefault(", ".join(pairs[:MOST_PAIRS]) + more, []).append(track)
     for told, tracks in list(of_names.items())[:MOST_SHOWN]:
-        more = f" and {len(tracks) - 1:,} more" if len(tracks) > 1 else ""
-        console.print(f"{tracks[0]}{more}: contigs renamed: {told}", highlight=False)
+        others = f" and {len(tracks) - 1:,} more" if len(tracks) > 1 else ""
+        console.print(f"{tracks[0]}{others}: contigs renamed: {told}", highlight=False)
     for what, number in card.facts.get("duplicates", {}).items():
         if isinstance(number, int) and number:
             console.print(f"{number:,} {what}", highlight=False)
