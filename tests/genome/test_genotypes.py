@@ -188,8 +188,8 @@ def test_damaged_files_are_refused(tmp_path):
     pysam.tabix_compress(str(path), str(tmp_path / "v.vcf.gz"))
     whole, bcf, plain = (tmp_path / "v.vcf.gz").read_bytes(), to_bcf(path).read_bytes(), path.read_bytes()
     for name, damaged, match in (
-        ("a.vcf.gz", whole[:-28], "a.vcf.gz: truncated, the end block of a bgzip file is missing; copy or make it"),
-        ("b.bcf", bcf[:-28], "b.bcf: truncated, the end block of a bgzip file is missing; copy or make it"),
+        ("a.vcf.gz", whole[:-28], "a.vcf.gz: truncated, the block that ends a bgzip file is missing; copy or make it"),
+        ("b.bcf", bcf[:-28], "b.bcf: truncated, the block that ends a bgzip file is missing; copy or make it"),
         ("c.bcf", bcf[:-60], "c.bcf: truncated"),
         ("d.bcf", bcf[:3000] + bytes(200) + bcf[3200:], "d.bcf: truncated or damaged BCF data"),
         (

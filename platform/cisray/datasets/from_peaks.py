@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -14,11 +14,12 @@ from cisray.datasets.card import Genome, Kind, Track
 from cisray.datasets.loci.draws import locus_draws
 from cisray.datasets.loci.folds import SPLITS, FoldSpec, Split, assign_regions
 from cisray.datasets.loci.regions import MaskSpec, load_masks
-from cisray.datasets.loci.tiling import WindowSpec, tile
+from cisray.datasets.loci.tiling import WindowSpec
 from cisray.datasets.peaks.labels import Labeler, LabelSpec
 from cisray.datasets.peaks.negatives import NegativeSpec, Scene, choose_negatives, gc_histogram, unpeaked
 from cisray.datasets.peaks.peak_files import PeakFiles, load_peaks
-from cisray.datasets.peaks.placement import Ground, Windows, jitter_by_locus, join_spans
+from cisray.datasets.peaks.placement import Ground, Windows, join_spans
+from cisray.datasets.peaks.positives import Placed, place_on_peaks, place_tiles
 from cisray.datasets.schema import Examples, Layout, Loci, make_rows, to_float
 from cisray.datasets.source import (
     BuiltShard,
@@ -41,7 +42,6 @@ SHUFFLED = "."
 """The strand of rows whose sequence was shuffled: it lies on none, while contig and start say what it was made of."""
 _SHUFFLED_AT_ONCE = 1 << 22  # bases
 _NO_TILES = WindowSpec()
-_CENTRE_SHARE = 0.1  # of a window: the middle part in which a peak counts as centred
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -95,14 +95,6 @@ class PeaksSpec:
             raise InputError("negatives: shuffle is named twice; raise its ratio instead")
         if self.tracks_from is None and (self.strip_suffix or self.name_column is not None):
             raise InputError("strip_suffix and name_column belong to tracks_from, which is not set")
-
-
-class _Placed(NamedTuple):
-    """Positives, with what was left out on the way to them."""
-
-    windows: Windows
-    dropped: dict[str, int]
-    facts: dict[str, Any]
 
 
 class PeaksSource:
@@ -239,9 +231,18 @@ class PeaksSource:
             data_dir=self._data_dir,
         )
 
-    def _place(self, scene: Scene) -> _Placed:
+    def _place(self, scene: Scene) -> Placed:
         """Place windows, and keep those that are fit for a dataset and have a label."""
-        placed = self._tiled(scene) if self._spec.placement == "tile" else self._centred(scene.ground)
+        if self._spec.placement == "tile":
+            placed = place_tiles(scene, self._spec.windows, guard_bp=self._guard_bp, data_dir=self._data_dir)
+        else:
+            placed = place_on_peaks(
+                scene.ground,
+                self._peaks,
+                merge_bp=self._spec.merge_bp,
+                jitter_bp=self._spec.jitter_bp,
+                seed=self._spec.seed,
+            )
         ground, windows = scene.ground, placed.windows
         has_label = self._has_label(ground, windows)
         what = "tiled windows" if self._spec.placement == "tile" else "windows on a peak"
@@ -249,59 +250,7 @@ class PeaksSource:
         kept, screened, _ = scene.screen(windows)
         dropped = placed.dropped | {f"{what} without a label": int((~has_label).sum())}
         dropped |= {f"labelled {reason}": count for reason, count in screened.items()}
-        return _Placed(windows.pick(kept), dropped, placed.facts)
-
-    def _tiled(self, scene: Scene) -> _Placed:
-        spec, lengths = self._spec, self._reference.contig_lengths
-        tiling = tile(
-            scene.ground.regions,
-            lengths,
-            geometry=spec.geometry,
-            spec=spec.windows,
-            masks=scene.masks,
-            data_dir=self._data_dir,
-            guard_bp=self._guard_bp,
-        )
-        region, start = [], []
-        for shard in tiling.shards:
-            start.append(np.array(shard.starts, np.int64))
-            target_start = np.maximum(0, start[-1] + spec.geometry.crop_bp)  # a padded one may begin before the contig
-            region.append(scene.ground.locate(shard.contig, target_start))
-        dropped = {f"{split} bases under no window": bases for split, bases in tiling.uncovered_bp.items()}
-        for split, reasons in tiling.dropped.items():
-            dropped |= {f"{split} {reason}": count for reason, count in reasons.items()}
-        windows = Windows.of(np.concatenate(region), np.concatenate(start))
-        left_out = {"limit": dict(tiling.limit_left_out)} if tiling.limit_left_out else {}
-        facts = {"tiled_windows": len(windows.start), "intervals_on_other_contigs": left_out}
-        return _Placed(windows, dropped, facts)
-
-    def _centred(self, ground: Ground) -> _Placed:
-        """Place a window over the middle of every group of summits."""
-        spec, geometry = self._spec, self._spec.geometry
-        half, near = geometry.window_bp // 2, int(geometry.window_bp * _CENTRE_SHARE / 2)
-        region, start = [], []
-        num_groups = num_outside = num_centred = num_still_centred = 0
-        for contig, peaks in self._peaks.contigs.items():
-            summits = np.unique(peaks.summit)
-            centre = _group_summits(summits, spec.merge_bp)
-            shifted = jitter_by_locus(contig, centre, jitter_bp=spec.jitter_bp, seed=spec.seed)
-            owner = ground.locate(contig, shifted)
-            inside = owner >= 0
-            region.append(owner[inside])
-            start.append(shifted[inside] - half)
-            num_groups += len(centre)
-            num_outside += int((~inside).sum())
-            num_centred += int((_nearest_bp(summits, centre[inside]) <= near).sum())
-            num_still_centred += int((_nearest_bp(summits, shifted[inside]) <= near).sum())
-        windows = Windows.of(np.concatenate(region), np.concatenate(start))
-        fits = ground.fit(windows)
-        dropped = {
-            "peaks outside every split": num_outside,
-            "windows on a peak beyond the ends of their region": int((~fits).sum()),
-        }
-        shares = [round(count / max(1, num_groups - num_outside), 4) for count in (num_centred, num_still_centred)]
-        position = {"middle_bp": 2 * near + 1, "share_before_jitter": shares[0], "share_after_jitter": shares[1]}
-        return _Placed(windows.pick(fits), dropped, {"merged_peaks": num_groups, "peak_in_the_middle": position})
+        return Placed(windows.pick(kept), dropped, placed.facts)
 
     def _has_label(self, ground: Ground, windows: Windows, track: str | None = None) -> NDArray[np.bool_]:
         number = None if track is None else self.layout.tracks.index(track)
@@ -319,7 +268,7 @@ class PeaksSource:
             raise InputError(f"negatives: track {spec.track} labels no window, so that none can be chosen for it")
         return compared
 
-    def _facts(self, scene: Scene, placed: _Placed) -> dict[str, Any]:
+    def _facts(self, scene: Scene, placed: Placed) -> dict[str, Any]:
         ground = scene.ground
         per_split = ground.by_split(ground.counts(placed.windows))
         for split in SPLITS:
@@ -378,21 +327,3 @@ class PeaksSource:
                 draws = locus_draws(f"{contig}\tcopy {number}", bases.ravel(), seed=seed).reshape(bases.shape)
                 shuffled[rows] = shuffle_dinucleotides(codes[rows], draws)
         return shuffled
-
-
-def _group_summits(summits: NDArray[np.int64], merge_bp: int) -> NDArray[np.int64]:
-    """Return the rounded-down mean of each group of sorted summits: those up to `merge_bp` behind its first."""
-    first, starts = 0, []
-    while first < len(summits):
-        starts.append(first)
-        first = int(np.searchsorted(summits, summits[first] + merge_bp, side="right"))
-    edges = np.array([*starts, len(summits)], np.int64)
-    offset = np.add.reduceat(summits - summits[edges[:-1]].repeat(np.diff(edges)), edges[:-1])
-    return summits[edges[:-1]] + offset // np.diff(edges)
-
-
-def _nearest_bp(summits: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the distance of each position to the nearest of the sorted summits."""
-    after = np.searchsorted(summits, positions)
-    left, right = summits[np.maximum(after - 1, 0)], summits[np.minimum(after, len(summits) - 1)]
-    return np.minimum(np.abs(positions - left), np.abs(right - positions))

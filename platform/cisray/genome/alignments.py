@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS, check_is_file, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_bgzip_end, check_is_file, open_unpacked
 
 Extent = Literal["blocks", "span"]
 """Aligned stretches without the gaps between them; or one stretch from an alignment's first base to its last."""
@@ -47,8 +47,7 @@ def read_alignments(
         InputError: the file is missing, damaged, neither chain nor net, or a line does not fit its header.
     """
     check_is_file(path, wanted="a chain or net file")
-    if lacks_bgzip_end(path):
-        raise InputError(f"{path}: truncated, the block that ends a bgzip file is missing; copy or make it again")
+    check_bgzip_end(path)
     lines = _lines(path)
     first = next(lines, None)
     if first is None:

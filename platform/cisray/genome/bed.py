@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS, check_is_file, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_bgzip_end, check_is_file, open_unpacked
 
 NO_INTERVALS = (b"#", b"track ", b"browser ")
 """How lines begin that are no intervals: comments, and what genome browsers put at the top of a file."""
@@ -62,8 +62,7 @@ def read_bed(path: Path | str) -> Bed:
     """
     path = Path(path)
     check_is_file(path, wanted="a BED file")
-    if lacks_bgzip_end(path):
-        raise InputError(f"{path}: truncated, the block that ends a bgzip file is missing; copy or make it again")
+    check_bgzip_end(path)
     number_of: dict[str, int] = {}
     contig, start, end, line = [], [], [], []
     rest: list[list[str]] = []

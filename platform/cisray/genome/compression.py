@@ -40,6 +40,12 @@ def lacks_bgzip_end(path: Path) -> bool:
         return handle.read() != _BGZF_END
 
 
+def check_bgzip_end(path: Path) -> None:
+    """Raise InputError where a bgzip file was cut between two blocks."""
+    if lacks_bgzip_end(path):
+        raise InputError(f"{path}: truncated, the block that ends a bgzip file is missing; copy or make it again")
+
+
 def open_unpacked(path: Path) -> BinaryIO:
     """Open a plain, gzip or bgzip file for reading its unpacked bytes.
 

@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from cisray.errors import InputError
 from cisray.genome.bed import NO_INTERVALS
-from cisray.genome.compression import GZIP_ERRORS, check_is_file, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_bgzip_end, check_is_file, open_unpacked
 from cisray.genome.runs import Runs
 
 BED_GRAPH_ENDINGS = (".bedgraph", ".bdg", ".bg")
@@ -90,8 +90,7 @@ def check_ends(coverage: Coverage, contig_lengths: Mapping[str, int]) -> None:
 
 @lru_cache(maxsize=16)  # a file that is opened for every shard is still parsed once
 def _read_coverage(path: Path, size_bytes: int, changed_ns: int) -> Coverage:
-    if lacks_bgzip_end(path):
-        raise InputError(f"{path}: truncated, the block that ends a bgzip file is missing; copy or make it again")
+    check_bgzip_end(path)
     try:
         lines = _look_at_top(path)
         parts: dict[str, list[_Columns]] = {}

@@ -22,7 +22,7 @@ import pysam
 from numpy.typing import NDArray
 
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_bgzip_end, open_unpacked
 from cisray.genome.variants import variant_contigs
 
 UnphasedRule = Literal["refuse", "reference", "alternate"]
@@ -244,8 +244,7 @@ def _check_sample(path: Path, sample: str | None, samples: Sequence[str]) -> Non
 
 def _text_blocks(path: Path, sample: str | None) -> Iterator[pa.Table]:
     """Give the records of a VCF file as columns contig, pos, ref, alts, filter and genotype, block by block."""
-    if lacks_bgzip_end(path):
-        raise InputError(f"{path}: truncated, the end block of a bgzip file is missing; copy or make it again")
+    check_bgzip_end(path)
     with open_unpacked(path) as handle:
         line = 1
         while (header := handle.readline()).startswith(b"##"):
@@ -335,8 +334,7 @@ def _bcf_blocks(path: Path, sample: str | None) -> Iterator[pa.Table]:
         if file is not None:
             with suppress(OSError):  # a damaged file fails once more when it is closed
                 file.close()
-    if lacks_bgzip_end(path):
-        raise InputError(f"{path}: truncated, the end block of a bgzip file is missing; copy or make it again")
+    check_bgzip_end(path)
 
 
 def _bcf_row(record: Any) -> tuple[str, int, str, str, str, str]:

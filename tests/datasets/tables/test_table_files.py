@@ -111,7 +111,7 @@ def test_a_folder_and_a_damaged_page_are_named(tmp_path):
 def test_a_bgzip_file_without_its_end_is_refused(tmp_path):
     head = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
     (tmp_path / "t.gz").write_bytes(head + b"x")
-    with pytest.raises(InputError, match=r"truncated \(the end block of a bgzip file is missing\)"):
+    with pytest.raises(InputError, match=r"truncated, the block that ends a bgzip file is missing"):
         read(tmp_path / "t.gz", ["seq"])
 
 

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT
 from cisray.errors import InputError
-from cisray.genome.compression import GZIP_ERRORS, lacks_bgzip_end, open_unpacked
+from cisray.genome.compression import GZIP_ERRORS, check_bgzip_end, open_unpacked
 from cisray.genome.intervals import suggest_names
 
 _PARQUET_MAGIC = b"PAR1"
@@ -70,8 +70,7 @@ def read_parts(file: TableFile, path: Path, columns: Sequence[str]) -> Iterator[
     if path.is_dir():
         raise InputError(f"{path}: a folder; wanted a file, so name each of its files in files")
     try:
-        if lacks_bgzip_end(path):
-            raise InputError(f"{path}: truncated (the end block of a bgzip file is missing); copy it again")
+        check_bgzip_end(path)
         with open_unpacked(path) as handle:
             start = handle.read(len(_PARQUET_MAGIC))
         if start == _PARQUET_MAGIC:
