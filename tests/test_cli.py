@@ -20,6 +20,7 @@ VERBS = {
     "train": ["JOB.toml", "--set"],
     "models": ["published"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
+    "mine": ["MODEL", "JOB.toml", "--out", "--top", "--earlier"],
     "score": ["JOB.toml", "--set"],
     "export": ["DATASET", "--out", "--extent", "--folds"],
     "report": ["DIR", "--truth"],

@@ -73,7 +73,7 @@ def cisray():
     """Call the command line in this process, where Ray is up already."""
 
     def call(*arguments: object) -> Outcome:
-        from cisray.cli import main
+        from cisray.cli.app import main
 
         out, err = io.StringIO(), io.StringIO()
         with (

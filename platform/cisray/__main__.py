@@ -1,6 +1,6 @@
 """Run the command line: python -m cisray."""
 
-from cisray.cli import main
+from cisray.cli.app import main
 
 if __name__ == "__main__":
     main()

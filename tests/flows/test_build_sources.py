@@ -5,14 +5,20 @@ import json
 import numpy as np
 import pyarrow.dataset
 import pytest
+import torch
 
+from cisray.bundle import build_network, write_bundle
 from cisray.config import check_settings
 from cisray.datasets.card import read_card
+from cisray.datasets.peaks.mining import MiningSpec
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of, to_float, verify_dataset
 from cisray.datasets.streams import ExampleStream
 from cisray.errors import InputError
 from cisray.flows.build import build, forecast
 from cisray.flows.build_genomes import AnyBuildJob
+from cisray.flows.mine import mine_negatives
+from cisray.models.deepbind import DeepBindConfig
+from whole_program import read_fasta
 
 pytestmark = pytest.mark.ray
 CONTIGS = {"chr1": 40_000, "chr2": 20_000}
@@ -159,3 +165,51 @@ def test_a_card_tells_what_a_job_said(ray_here, inputs, tmp_path):
     assert told["source"] == "peaks"
     with pytest.raises(InputError, match="exists, and was not made by this job"):
         build(job(peaks_settings() | {"seed": 1}, inputs, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def finder(ray_here, inputs, tmp_path_factory):
+    """A bundle that takes every window with TGAC for a positive of both tracks: its one detector is that word."""
+    folder = tmp_path_factory.mktemp("finder")
+    card = read_card(build(job(peaks_settings(), inputs, folder / "dataset")))
+    config = DeepBindConfig(motifs=1, motif_width=4)
+    network = build_network(config, geometry=card.geometry, num_tracks=2)
+    weights = {name: torch.zeros_like(weight) for name, weight in network.state_dict().items()}
+    (detector,) = [name for name, weight in weights.items() if weight.ndim == 3]
+    for position, base in enumerate("TGAC"):
+        weights[detector][0, "ACGT".index(base), position] = 1.0
+    (last,) = [name for name, weight in weights.items() if weight.ndim == 2]
+    weights[last][:, 0] = 10.0
+    weights[last.replace("weight", "bias")][:] = -35.0  # four bases of four make 40
+    write_bundle(
+        folder / "bundle", weights=weights, config=config, card=card, metrics={}, objective="binary_cross_entropy"
+    )
+    return folder / "bundle"
+
+
+def test_what_a_model_takes_for_a_positive_becomes_a_negative(ray_here, inputs, tmp_path, finder):
+    peaks_job = job(peaks_settings(), inputs, tmp_path / "unused")
+    spec = MiningSpec(num_loci=7, min_score=0.9, spacing_bp=400)
+    first = mine_negatives(peaks_job, finder, inputs / "round1.bed", spec)
+    assert len(first.start) == 7 < first.num_false < first.num_scored
+    second = mine_negatives(peaks_job, finder, inputs / "round2.bed", spec, earlier=inputs / "round1.bed")
+    assert second.round.tolist() == [1] * 7 + [2] * 7
+    genome = read_fasta(inputs / "genome.fa")
+    for contig, start in zip(second.contig, second.start.tolist(), strict=True):
+        assert contig == "chr1"
+        assert start < 30_000  # the rest is held out
+        assert "TGAC" in genome[contig][start : start + 200]
+    again = peaks_settings() | {"negatives": [{"kind": "mined", "file": "round2.bed", "splits": ["train"]}]}
+    rows = read(build(job(again, inputs, tmp_path / "mined")))
+    starts = set(zip(rows["contig"].to_pylist(), rows["start"].to_pylist(), strict=True))
+    assert set(zip(second.contig, second.start.tolist(), strict=True)) <= starts
+    with pytest.raises(InputError, match="is there already; name another file"):
+        mine_negatives(peaks_job, finder, inputs / "round1.bed", spec)
+
+
+def test_a_model_of_other_labels_or_windows_cannot_mine(ray_here, inputs, tmp_path, finder, bundle):
+    with pytest.raises(InputError, match=r"predicts coverage of strength, .*; wanted a model of the labels one, two"):
+        mine_negatives(job(peaks_settings(), inputs, "any"), bundle, tmp_path / "m.bed", MiningSpec(num_loci=1))
+    wide = peaks_settings() | {"geometry": {"window_bp": 300, "bin_bp": 300}}
+    with pytest.raises(InputError, match=r"reads windows of .*window_bp=200.* the job makes"):
+        mine_negatives(job(wide, inputs, "any"), finder, tmp_path / "m.bed", MiningSpec(num_loci=1))

@@ -61,7 +61,7 @@ class Mined(NamedTuple):
     """Those of them above min_score, near ones and such of earlier rounds included."""
 
 
-_NOTHING = Mined([], np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), 0, 0)
+NOTHING = Mined([], np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), 0, 0)
 
 
 def mine(
@@ -70,7 +70,7 @@ def mine(
     read_codes: ReadCodes,
     spec: MiningSpec,
     *,
-    earlier: Mined = _NOTHING,
+    earlier: Mined = NOTHING,
 ) -> Mined:
     """Score candidates, one batch in memory at a time, and return the earlier loci with those of one more round.
 
