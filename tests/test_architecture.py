@@ -233,8 +233,9 @@ def test_every_job_file_is_one_that_its_verb_reads():
     from cisray.flows.build_genomes import AnyBuildJob
     from cisray.flows.score import ScoreJob
     from cisray.flows.train import TrainJob
+    from cisray.pretrained import ImportSpec
 
-    kinds = {"dataset": AnyBuildJob, "train": TrainJob, "baseline": TrainJob, "score": ScoreJob}
+    kinds = {"dataset": AnyBuildJob, "train": TrainJob, "baseline": TrainJob, "score": ScoreJob, "import": ImportSpec}
     for path in sorted((ROOT / "jobs").rglob("*.toml")):
         (kind,) = [kind for prefix, kind in kinds.items() if path.name.startswith(prefix)]
         assert load_job(path, kind).out.startswith("runs/"), path

@@ -19,6 +19,7 @@ VERBS = {
     "build": ["JOB.toml", "--set", "--dry-run"],
     "train": ["JOB.toml", "--set"],
     "models": ["published"],
+    "import-weights": ["JOB.toml", "--set"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
     "mine": ["MODEL", "JOB.toml", "--out", "--top", "--earlier"],
     "score": ["JOB.toml", "--set"],

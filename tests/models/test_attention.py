@@ -188,3 +188,8 @@ def test_initial_weights_are_the_published_ones(heads):
     assert float(attention.content_bias.detach().std()) == pytest.approx(math.sqrt(2 / heads), rel=0.25)
     assert not attention.out.weight.any()
     assert not attention.out.bias.any()
+
+
+def test_a_transformer_without_blocks_changes_nothing():
+    hidden = torch.rand(2, 4, 8)
+    assert torch.equal(Transformer([], lambda num_bins: torch.zeros(num_bins, 2))(hidden), hidden)

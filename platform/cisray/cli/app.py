@@ -7,7 +7,7 @@ import typer
 
 from cisray import __version__
 from cisray.cli.dataset_verbs import build, export, mine, simulate
-from cisray.cli.model_verbs import evaluate, models, train
+from cisray.cli.model_verbs import evaluate, import_weights, models, train
 from cisray.cli.score_verbs import report, score
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
 )
 
-for _verb in (simulate, build, train, models, evaluate, mine, score, export, report):
+for _verb in (simulate, build, train, models, import_weights, evaluate, mine, score, export, report):
     app.command()(_verb)
 
 

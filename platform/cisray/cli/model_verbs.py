@@ -79,6 +79,15 @@ def models() -> None:
     print_table(console, "A multiplication and an addition are two operations", header, rows)
 
 
+def import_weights(job_path: JobFile, overrides: Overrides = None) -> None:
+    """Make a bundle of published weights: Enformer's or Borzoi's, as their PyTorch packages store them."""
+    from cisray.config import load_job
+    from cisray.pretrained import ImportSpec
+    from cisray.pretrained import import_weights as run
+
+    print(f"bundle: {run(load_job(job_path, ImportSpec, overrides or ()))}")
+
+
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder, or models:/NAME@champion.")],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],

@@ -125,6 +125,8 @@ class Transformer(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Let all bins of `hidden` [B, C, N] see each other."""
+        if not self.blocks:
+            return hidden
         features = self._features_for(hidden)
         hidden = hidden.mT
         for block in self.blocks:
