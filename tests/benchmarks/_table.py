@@ -22,21 +22,26 @@ class Options(NamedTuple):
     """Times that every contender runs."""
     scale: float
     """Factor on the amount of data; shapes stay as they are."""
+    parts: tuple[str, ...] = ()
+    """Which of the benchmark's parts run, where it has several."""
 
     def scaled(self, amount: int, *, at_least: int = 1) -> int:
         """Scale an amount of data."""
         return max(at_least, round(amount * self.scale))
 
 
-def read_options(description: str | None, *, repeats: int) -> Options:
-    """Read `--repeats` and `--scale`."""
+def read_options(description: str | None, *, repeats: int, parts: Sequence[str] = ()) -> Options:
+    """Read `--repeats` and `--scale`, and for a benchmark of several parts `--parts`, of which all run unless named."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=repeats, help="times that every contender runs")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the amount of data")
+    parser.set_defaults(parts=parts)
+    if parts:
+        parser.add_argument("--parts", nargs="+", choices=parts, help="what to run; all unless some are named")
     options = parser.parse_args()
     if options.repeats < 1 or options.scale <= 0:
         parser.error("wanted at least one repeat and a positive scale")
-    return Options(options.repeats, options.scale)
+    return Options(options.repeats, options.scale, tuple(options.parts))
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -1,20 +1,27 @@
-"""What does training under Ray cost, beside the bare loop, and what does bf16 bring?
+"""What does the training loop cost beside a bare one, activation checkpointing save, and Ray add; what does bf16 bring?
 
-The tiny network learns from the same batches in the same order, with as many threads: by `flows.train`, whose worker
-is a process of its own that Ray Data reads ahead for, and by `training.loop.fit` in this process, which reads as it
-goes. The steady rate is counted within epochs, from one report of the loop to the last; all else (worker start, the
-wait for an epoch's first batch, validation, checkpoints) is the rest. Ray idles while the bare loop runs.
+`--parts steps` and `--parts memory` are told in `_steps.py` and `_memory.py`; they need no Ray. For memory `--scale`
+is a factor on the 20 GiB that the widest pass may take, and each way runs once.
+
+`--parts ray`: the tiny network learns from the same batches in the same order, with as many threads: by `flows.train`,
+whose worker is a process of its own that Ray Data reads ahead for, and by `training.loop.fit` in this process, which
+reads as it goes. The steady rate is counted within epochs, from one report of the loop to the last; all else (worker
+start, the wait for an epoch's first batch, validation, checkpoints) is the rest. Ray idles while the bare loop runs.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
 from _genome import JOBS, scratch_folder, simulate_genome, tiny_build_job
+from _memory import measure_memory
+from _steps import compare_loops
 from _table import Marks, Options, finish, interleave, print_rates, print_table, read_options, seconds_of, significant
 
 from cisray.bundle import build_network
@@ -26,7 +33,8 @@ from cisray.flows.build import build
 from cisray.flows.cluster import cluster
 from cisray.flows.train import TrainJob, train
 from cisray.progress import Progress, silent
-from cisray.training.loop import Batch, Feed, Learner, fit
+from cisray.training.batches import Batch
+from cisray.training.loop import Feed, Learner, fit
 
 TRAIN_BP = 750_000
 HELD_OUT_BP = 60_000
@@ -44,17 +52,15 @@ class Run(NamedTuple):
 
 
 def read_run(told: list[Progress], batch_size: int) -> Run:
-    """Make a run's figures of its reports, which tell the examples of the epoch so far over its seconds so far."""
+    """Make a run's figures of its reports, each of which tells the rate since the one before it."""
     steps = [one for one in told if one.stage == "train"]
     ends = [one.done for one in told if one.stage == "valid"]
     examples = seconds = 0.0
     for before, after in zip([0, *ends], ends, strict=False):
         epoch = [one for one in steps if before < one.done <= after]
-        (first, first_s), (last, last_s) = (
-            (done := (one.done - before) * batch_size, done / one.figures["examples_per_s"])
-            for one in (epoch[0], epoch[-1])
-        )
-        examples, seconds = examples + last - first, seconds + last_s - first_s
+        for earlier, one in pairwise(epoch):
+            done = (one.done - earlier.done) * batch_size
+            examples, seconds = examples + done, seconds + done / one.figures["examples_per_s"]
     return Run(examples / seconds, ends[-1] * batch_size, [one.figures["train.loss"] for one in steps])
 
 
@@ -99,7 +105,7 @@ def train_on_ray(make_job: Callable[[Path], TrainJob], folder: Path, runs: list[
     runs.append(read_run([told for _, told in marks.told], job.training.batch_size))
 
 
-def compare(dataset_dir: Path, folder: Path, options: Options) -> dict[str, float]:
+def compare_roads(dataset_dir: Path, folder: Path, options: Options) -> dict[str, float]:
     """Time both roads, and the bare one in bf16 too."""
 
     def make_job(precision: str, out: Path) -> TrainJob:
@@ -138,9 +144,8 @@ def compare(dataset_dir: Path, folder: Path, options: Options) -> dict[str, floa
     }
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = read_options(__doc__, repeats=3)
+def measure_ray(options: Options) -> dict[str, float]:
+    """Build the tiny dataset, and train on it by both roads."""
     with scratch_folder() as folder:
         bases = options.scaled(TRAIN_BP, at_least=700_000)  # enough for two reports per epoch
         genome_dir = simulate_genome(folder / "genome", train_bp=bases, held_out_bp=HELD_OUT_BP)
@@ -148,10 +153,25 @@ def main() -> None:
         here = cluster(job.cluster)
         start_s = seconds_of(here.__enter__)
         try:
-            figures = compare(build(job, report=silent), folder, options) | {"ray.start_s": start_s}
+            figures = compare_roads(build(job, report=silent), folder, options) | {"ray.start_s": start_s}
         finally:
             here.__exit__(None, None, None)
-        print(f"  {os.cpu_count()} threads; Ray's own start, beforehand: {start_s:.1f} s")
+    print(f"  {os.cpu_count()} threads; Ray's own start, beforehand: {start_s:.1f} s")
+    return figures
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = read_options(__doc__, repeats=3, parts=("steps", "memory", "ray"))
+    figures: dict[str, float] = {}
+    if "steps" in options.parts:
+        with tempfile.TemporaryDirectory() as name:
+            found = compare_loops(Path(name), options)
+        figures |= {f"basenji2_quarter.{key}": value for key, value in found.items()}
+    if "memory" in options.parts:
+        figures |= {f"checkpointing.{key}": value for key, value in measure_memory(options).items()}
+    if "ray" in options.parts:
+        figures |= measure_ray(options)
     finish("train", {f"train.{key}": value for key, value in figures.items()})
 
 

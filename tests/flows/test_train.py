@@ -25,7 +25,7 @@ def steps_after_each_epoch(dataset, job):
     """Return the number of steps that the order of reading promises."""
     workers, training = job.workers.num_workers, job.training
     order = read_order(dataset, read_card(dataset), "train", world=workers, seed=training.seed)
-    return np.cumsum([order.steps(epoch, training.batch_size) for epoch in range(training.epochs)]).tolist()
+    return np.cumsum([order.steps(epoch, training.examples_per_step) for epoch in range(training.epochs)]).tolist()
 
 
 def validation_pearson(bundle_dir, dataset):
@@ -96,6 +96,24 @@ def test_two_workers_learn_together_and_the_finished_job_is_not_trained_again(tr
     assert train(job, report=told.append).was_done
     assert told == []
     assert bytes_of(trained.bundle_dir) == before
+
+
+def test_every_way_of_learning_goes_through_the_workers(train_job, dataset, tmp_path):
+    settings = {
+        "workers.num_workers": 2,
+        "training.optimizer": "sgd",
+        "training.accumulate_steps": 2,
+        "training.ema_decay": 0.5,
+        "training.checkpoint_activations": "both",
+        "training.rate_factors.head": 2.0,
+        "training.keep_checkpoints": 1,
+    }
+    job, told = train_job(tmp_path / "model", *(f"{name}={value}" for name, value in settings.items())), []
+    trained = train(job, report=told.append)
+    check_history(trained.bundle_dir, job, dataset)  # what was measured is what was written, a running mean
+    (figures,) = [one.figures for one in told if one.stage == "train" and one.done == one.total]
+    assert {"gradient_norm", "input_wait_share", "flop_per_s", "peak_memory_bytes"} <= set(figures)
+    assert all(np.isfinite(value) for value in figures.values())
 
 
 def test_the_linear_baseline_trains_through_the_same_door(ridge, ridge_job, dataset):

@@ -1,10 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cisray.genome.sequence import reverse_complement as reverse_complement_in_numpy
-from cisray.training.batches import augment, cut_windows, reverse_complement, swap_strands
+from cisray.training.batches import augment, cut_windows, one_ahead, reverse_complement, swap_strands
 
 SWAP = torch.tensor([1, 0, 2])
 
@@ -87,3 +88,40 @@ def test_equal_seeds_draw_equal_readings():
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def drawn_batches(number):
+    random = generator()
+    for size in range(1, number + 1):
+        yield random_codes(size, 12, seed=size), torch.rand(size, 3, 2, generator=random)
+
+
+def test_batches_come_through_in_order():
+    for (codes, targets), (same_codes, same_targets) in zip(
+        one_ahead(drawn_batches(5), torch.device("cpu")), drawn_batches(5), strict=True
+    ):
+        assert torch.equal(codes, same_codes)
+        assert torch.equal(targets, same_targets)
+    assert list(one_ahead(iter(()), torch.device("cpu"))) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_has_the_next_batch_before_the_one_before_it_is_used():
+    drawn, device = [], torch.device("cuda")
+
+    def noted():
+        for batch in drawn_batches(20):
+            drawn.append(len(batch[0]))
+            yield batch
+
+    matrix = torch.rand(2000, 2000, device=device)
+    for number, ((codes, targets), (same_codes, same_targets)) in enumerate(
+        zip(one_ahead(noted(), device), drawn_batches(20), strict=True), start=1
+    ):
+        assert len(drawn) == min(20, number + 1)
+        for _ in range(20):
+            matrix = (matrix @ matrix).clamp(max=1)  # the device is still at work when the next one comes
+        assert codes.is_cuda
+        assert torch.equal(codes.cpu(), same_codes)
+        assert torch.equal(targets.cpu(), same_targets)
+    assert list(one_ahead(iter(()), device)) == []

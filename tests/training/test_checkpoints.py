@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import pytest
@@ -7,13 +8,14 @@ from torch import nn
 
 from cisray.errors import InputError
 from cisray.training.checkpoints import read_learner, write_learner
-from cisray.training.loop import Learned, Learner, TrainSpec
+from cisray.training.loop import Learned, Learner
+from cisray.training.spec import TrainSpec
 
 
-def make_learner(seed=0):
+def make_learner(seed=0, **settings):
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Conv1d(4, 3, 5), nn.BatchNorm1d(3), nn.Conv1d(3, 1, 1))
-    return Learner(network, spec=TrainSpec())
+    return Learner(network, spec=TrainSpec(**settings))
 
 
 def moved(learner, steps=3):
@@ -89,3 +91,43 @@ def test_a_checkpoint_without_its_progress_is_refused(tmp_path):
     (tmp_path / "learned.json").write_text("{")
     with pytest.raises(InputError, match=r"learned\.json: not a readable checkpoint"):
         read_learner(tmp_path, make_learner())
+
+
+def test_the_running_mean_comes_back(tmp_path):
+    learner = moved(make_learner(ema_decay=0.5))
+    for _ in range(2):
+        learner.average.update_parameters(moved(learner).network)
+    write_learner(tmp_path / "saved", learner)
+    assert (tmp_path / "saved/average.safetensors").exists()
+    again = make_learner(seed=1, ema_decay=0.5)
+    read_learner(tmp_path / "saved", again)
+    for each in (learner, again):
+        with torch.no_grad():
+            each.network[0].weight.fill_(1.0)
+        each.average.update_parameters(each.network)
+    ours, theirs = again.evaluated.state_dict(), learner.evaluated.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_comes_back(tmp_path, momentum):
+    learner = moved(make_learner(optimizer="sgd", momentum=momentum))
+    write_learner(tmp_path / "saved", learner)
+    again = make_learner(seed=1, optimizer="sgd", momentum=momentum)
+    read_learner(tmp_path / "saved", again)
+    for each in (learner, again):
+        torch.manual_seed(5)
+        moved(each, steps=2)
+    for one, other in zip(again.network.parameters(), learner.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_learner(tmp_path / "saved", moved(make_learner()))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    monkeypatch.setattr(json, "dumps", lambda value: 1 / 0)
+    learner = moved(make_learner(seed=2))
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        write_learner(tmp_path / "saved", learner)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]

@@ -1,17 +1,23 @@
+import gc
 import math
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cisray.errors import InputError
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig, build_basenji
 from cisray.progress import silent
 from cisray.training.checkpoints import read_learner, write_learner
-from cisray.training.loop import Feed, Learner, TrainSpec, Workers, fit, validate
+from cisray.training.loop import ALONE, Feed, Learner, Workers, fit, validate
+from cisray.training.spec import TrainSpec
 
 GEOMETRY = Geometry(window_bp=64, bin_bp=8, margin_bp=2)
 SWAP = torch.tensor([1, 0])
@@ -113,8 +119,17 @@ def test_reading_the_other_strand_with_its_tracks_unswapped_would_spoil_the_rule
     assert learner.learned.history[-1]["valid.pearson"] < 0.8
 
 
-def test_a_run_taken_up_in_the_middle_of_an_epoch_is_the_undisturbed_run(feed, tmp_path):
-    spec = TrainSpec(epochs=3, batch_size=16, learning_rate=0.01, warmup_steps=5, shift_bp=2, checkpoint_steps=7)
+OPTIONS = {
+    "default": {},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "rate_factors": {"head": 0.5}},
+    "all": {"ema_decay": 0.8, "batch_size": 8, "accumulate_steps": 2, "checkpoint_activations": "both"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_run_taken_up_in_the_middle_of_an_epoch_is_the_undisturbed_run(feed, tmp_path, options):
+    values = {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "warmup_steps": 5, "shift_bp": 2}
+    spec = TrainSpec(**(values | {"checkpoint_steps": 7} | options))
 
     def save(learner):
         write_learner(tmp_path / f"step-{learner.learned.step}", learner)
@@ -125,13 +140,48 @@ def test_a_run_taken_up_in_the_middle_of_an_epoch_is_the_undisturbed_run(feed, t
     for step in (7, 14, 20):  # in the first epoch, in the second one, and between two
         resumed = Recorder(make_network(seed=2), spec=spec)
         read_learner(tmp_path / f"step-{step}", resumed)
-        assert resumed.learned.step == step
+        assert resumed.learned.step == resumed.saved_step == step
         fit(resumed, feed, save=ignore, report=silent)
         assert resumed.losses == undisturbed.losses[step:]
         same_tensors(resumed.network.state_dict(), undisturbed.network.state_dict())
+        same_tensors(resumed.evaluated.state_dict(), undisturbed.evaluated.state_dict())
         same_tensors(resumed.best_weights, undisturbed.best_weights)
         assert resumed.learned.best_epoch == undisturbed.learned.best_epoch
         assert without_times(resumed) == without_times(undisturbed)
+
+
+def test_a_stopped_and_resumed_run_sees_every_example_once_per_epoch(feed, tmp_path):
+    codes, targets = planted(70, seed=3)
+    seen = []
+
+    class StoppedError(Exception):
+        pass
+
+    class Watcher(Learner):
+        stop_at = None
+
+        def step(self, batch, feed, *, workers, total_steps):
+            if self.learned.step == self.stop_at:
+                raise StoppedError(f"at step {self.stop_at}")
+            seen.append((self.learned.epoch, self.learned.step, batch[0]))
+            return super().step(batch, feed, workers=workers, total_steps=total_steps)
+
+    feed = make_feed((codes, targets), planted(10, seed=2), batch_size=16)  # the last batch has 6 rows
+    spec = TrainSpec(epochs=2, batch_size=16, checkpoint_steps=3)
+    first = Watcher(make_network(), spec=spec)
+    first.stop_at = 8
+    with pytest.raises(StoppedError, match=r"^at step 8$"):
+        fit(first, feed, save=partial(write_learner, tmp_path / "saved"), report=silent)
+    second = Watcher(make_network(), spec=spec)
+    read_learner(tmp_path / "saved", second)
+    taken_up = second.learned.step
+    assert taken_up == 6
+    seen = [one for one in seen if one[1] < taken_up]  # what was learned after the checkpoint is forgotten
+    fit(second, feed, save=ignore, report=silent)
+    assert [step for _, step, _ in seen] == list(range(10))
+    for epoch in range(2):
+        rows = torch.cat([batch for number, _, batch in seen if number == epoch])
+        assert sorted(map(bytes, rows.numpy())) == sorted(map(bytes, codes.numpy()))
 
 
 def same_tensors(one, other):
@@ -206,7 +256,7 @@ def test_a_loss_that_is_no_number_ends_the_run(bad):
     feed = make_feed((codes, targets), planted(10, seed=2))
     learner = Learner(make_network(), spec=TrainSpec(epochs=3, batch_size=16))
     with pytest.raises(
-        FloatingPointError, match=r"the loss is (nan|inf|-inf) at step \d+; lower training.learning_rate"
+        FloatingPointError, match=r"the loss is (nan|inf|-inf) at step \d+; lower training.learning_rate, or look for"
     ):
         fit(learner, feed, save=ignore, report=silent)
 
@@ -278,3 +328,209 @@ def test_gradients_are_clipped_and_half_precision_trains(feed):
     assert torch.isfinite(loss)
     assert norm == pytest.approx(1e-4, rel=1e-2)
     assert all(weight.dtype == torch.float32 for weight in learner.network.parameters())
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_rows_and_the_last_checkpoint(tmp_path):
+    codes, targets = planted(160, seed=1)
+    feed = make_feed((codes, targets), planted(10, seed=2))
+    _, rows = next(make_feed((codes, torch.arange(160)), (codes, targets)).train(1, 5))
+    targets[rows[3]] = math.inf  # an example of the sixth step of the second epoch
+
+    def train_batches(epoch, steps_done):
+        for codes, targets in feed.train(epoch, steps_done):
+            yield codes, torch.where(torch.isinf(targets), 1.0, targets) if epoch == 0 else targets
+
+    calm, saved = feed._replace(train=train_batches), []
+    learner = Learner(make_network(), spec=TrainSpec(epochs=3, batch_size=16, checkpoint_steps=7))
+    with pytest.raises(
+        FloatingPointError,
+        match=r"the loss is -?inf at step 16; .* It is step 6 of epoch 1, of rows 80 to 95 of each worker's train "
+        r"split in the order of that epoch; the last checkpoint before it is of step 14$",
+    ):
+        fit(learner, calm, save=lambda each: saved.append(each.learned.step), report=silent)
+    assert saved == [7, 10, 14]  # none holds what came after
+
+
+class Steep(Level):
+    """Has a finite loss and a gradient that is not."""
+
+    def forward(self, codes):
+        flat = (self.weight - self.weight.detach()).sum()
+        return super().forward(codes) + torch.sqrt(flat * flat + 0.0)
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_before_any_checkpoint(feed):
+    learner, saved = Learner(Steep(), spec=TrainSpec(epochs=1, batch_size=16, checkpoint_steps=1)), []
+    with pytest.raises(
+        FloatingPointError, match=r"the gradient's norm is nan at step 1; .*; there is no checkpoint before it$"
+    ):
+        fit(learner, feed, save=saved.append, report=silent)
+    assert saved == []
+
+
+class Pooled(nn.Module):
+    """A small network without batch norm: what an example gives does not depend on its batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(4, 8, 5, padding="same"), nn.GELU(), nn.AvgPool1d(8), nn.Conv1d(8, 2, 1), nn.Softplus()
+        )
+
+    def forward(self, codes):
+        return self.layers(nn.functional.one_hot(codes.long(), 4).float().mT).mT
+
+
+def sparse(num_windows):
+    """Make windows of which some have data in few bins, so that a mean of means is another one."""
+    codes, targets = planted(num_windows, seed=5)
+    targets[torch.arange(num_windows) % 16 < 5, 1:] = torch.nan
+    return codes, targets
+
+
+def pooled_run(spec, feed, *, workers=ALONE):
+    torch.manual_seed(3)
+    network = Pooled()
+    forward = network if workers.world == 1 else DistributedDataParallel(network)
+    learner = Learner(network, spec=spec, forward=forward)
+    fit(learner, feed, save=ignore, report=silent, workers=workers)
+    return learner
+
+
+def curve(learner):
+    return {name: [row[name] for row in learner.learned.history] for name in ("train.loss", "valid.loss")}
+
+
+SAME = {"epochs": 3, "learning_rate": 0.02, "warmup_steps": 2, "reverse_complement": False}
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_accumulated_batches_are_one_large_one(number):
+    feed = make_feed(sparse(150), planted(20, seed=2), batch_size=32)  # the last batch has 22 rows
+    whole = pooled_run(TrainSpec(batch_size=32, **SAME), feed)
+    parts = pooled_run(TrainSpec(batch_size=32 // number, accumulate_steps=number, **SAME), feed)
+    assert parts.learned.step == whole.learned.step == 15
+    assert curve(parts)["train.loss"] == pytest.approx(curve(whole)["train.loss"], abs=1e-6)
+    for one, other in zip(parts.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def rank_feed(rank, *, batch_size):
+    """Give each of two workers its half of every batch of twice the size."""
+    feed = make_feed(sparse(160), planted(20, seed=2), batch_size=2 * batch_size)
+    half = slice(rank * batch_size, (rank + 1) * batch_size)
+    return feed._replace(
+        train=lambda epoch, done: ((codes[half], targets[half]) for codes, targets in feed.train(epoch, done)),
+        valid=lambda: (batch for number, batch in enumerate(feed.valid()) if number % 2 == rank),
+    )
+
+
+def add(value):
+    summed = value.clone()
+    distributed.all_reduce(summed)
+    return summed
+
+
+def learn_as_one_of_two(rank, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    workers = Workers(rank, torch.device("cpu"), add, 2)
+    for number in (1, 2):
+        spec = TrainSpec(batch_size=16 // number, accumulate_steps=number, ema_decay=0.5, **SAME)
+        learner = pooled_run(spec, rank_feed(rank, batch_size=16), workers=workers)
+        result = {"curve": curve(learner), "weights": learner.network.state_dict(), "best": learner.best_weights}
+        torch.save(result, folder / f"{number}-{rank}.pt")
+        del learner
+    gc.collect()  # the wrapped networks go before their group does, and no worker before the other has finished
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_two_workers_learn_as_one_with_batches_of_twice_the_size(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the processes find this module again
+    torch.multiprocessing.spawn(learn_as_one_of_two, (tmp_path,), nprocs=2)
+    feed = make_feed(sparse(160), planted(20, seed=2), batch_size=32)
+    whole = pooled_run(TrainSpec(batch_size=32, ema_decay=0.5, **SAME), feed)
+    for number in (1, 2):  # batches per step
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{number}-{rank}.pt")
+            for name, values in curve(whole).items():
+                assert found["curve"][name] == pytest.approx(values, abs=1e-5)
+            for name, weight in whole.network.state_dict().items():
+                torch.testing.assert_close(found["weights"][name], weight, atol=1e-5, rtol=0)
+            for name, weight in whole.best_weights.items():
+                torch.testing.assert_close(found["best"][name], weight, atol=1e-5, rtol=0)
+
+
+def test_the_running_mean_is_what_is_measured_and_kept(feed):
+    spec = TrainSpec(epochs=2, batch_size=16, learning_rate=0.02, warmup_steps=0, ema_decay=0.9)
+    learner, plain, seen = Learner(make_network(), spec=spec), [], []
+
+    def save(learner):
+        plain.append({name: value.clone() for name, value in learner.network.state_dict().items()})
+        seen.append({name: value.clone() for name, value in learner.evaluated.state_dict().items()})
+
+    fit(learner, feed, save=save, report=silent)
+    best = learner.learned.best_epoch
+    same_tensors(learner.best_weights, seen[best])
+    again = make_network(seed=5)
+    again.load_state_dict(learner.best_weights)  # the names are the network's own
+    assert validate(again, feed, workers=Workers())["valid.pearson"] == learner.learned.best_metric
+    assert not all(torch.equal(plain[best][name], seen[best][name]) for name in seen[best])
+    unaveraged = Learner(make_network(), spec=TrainSpec(epochs=2, batch_size=16, learning_rate=0.02, warmup_steps=0))
+    fit(unaveraged, feed, save=ignore, report=silent)
+    same_tensors(unaveraged.network.state_dict(), plain[-1])  # it does not touch the learning itself
+
+
+def test_minutes_make_checkpoints_too(monkeypatch):
+    feed, saved = make_feed(planted(480, seed=1), planted(10, seed=2), batch_size=4), []
+    spec = TrainSpec(epochs=1, batch_size=4, checkpoint_steps=1000, checkpoint_minutes=1)
+    start = time.monotonic()
+    learner = Recorder(Level(), spec=spec)
+    monkeypatch.setattr(time, "monotonic", lambda: start + len(learner.losses))  # a second a step
+    fit(learner, feed, save=lambda each: saved.append(each.learned.step), report=silent)
+    assert saved == [60, 120]
+    monkeypatch.undo()
+    learner, saved = Learner(Level(), spec=TrainSpec(epochs=1, batch_size=4, checkpoint_steps=50)), []
+    fit(learner, feed, save=lambda each: saved.append(each.learned.step), report=silent)
+    assert saved == [50, 100, 120]
+
+
+def test_every_report_says_what_the_steps_cost(feed):
+    told, learner = [], Learner(make_network(), spec=TrainSpec(epochs=2, batch_size=16))
+    fit(learner, feed, save=ignore, report=told.append)
+    (figures,) = [progress.figures for progress in told if progress.stage == "train"]
+    assert set(figures) == {
+        "train.loss",
+        "learning_rate",
+        "gradient_norm",
+        "examples_per_s",
+        "input_wait_share",
+        "flop_per_s",
+        "peak_memory_bytes",
+    }
+    assert figures["learning_rate"] == learner.optimizer.param_groups[0]["lr"]
+    assert figures["gradient_norm"] == pytest.approx(learner.gradient_norm.item())
+    assert 0 <= figures["input_wait_share"] <= 1
+    assert figures["flop_per_s"] == pytest.approx(figures["examples_per_s"] * learner.flop_per_example)
+    assert "examples_per_s" not in learner.learned.history[0]
+
+
+def test_the_gradients_norm_is_that_before_it_was_clipped(feed):
+    batch = next(feed.train(0, 0))
+    norms = []
+    for clip_norm in (1e-4, 1e6):
+        learner = Learner(make_network(), spec=TrainSpec(batch_size=16, clip_norm=clip_norm))
+        learner.step(batch, feed, workers=Workers(), total_steps=10)
+        norms.append(learner.gradient_norm.item())
+    assert norms[0] == norms[1] > 1e-3
+
+
+def test_compiling_is_a_switch(feed, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda forward: compiled.append(forward) or forward)
+    network = make_network()
+    Learner(network, spec=TrainSpec())
+    assert compiled == []
+    learner = Learner(network, spec=TrainSpec(compile=True))
+    assert compiled == [network] == [learner.forward]

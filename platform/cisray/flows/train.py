@@ -31,10 +31,11 @@ from cisray.flows.cluster import ClusterSpec, cluster, relayed
 from cisray.flows.shards import RAY_TRAIN, open_staging
 from cisray.goals import ObjectiveSpec, choose, make_goal, start_at_means
 from cisray.progress import Progress, Report, silent
-from cisray.training.batches import cut_windows
+from cisray.training.batches import Batch, cut_windows
 from cisray.training.checkpoints import read_learner, write_learner
-from cisray.training.loop import Batch, Feed, Learner, TrainSpec, Workers, check_shift, fit, validate
+from cisray.training.loop import Feed, Learner, Workers, check_shift, fit, validate
 from cisray.training.metrics import DEFINITIONS
+from cisray.training.spec import TrainSpec
 
 # A lost worker restarts its group from the last checkpoint, this often.
 MOST_FAILURES = 3
@@ -121,7 +122,7 @@ def train(job: TrainJob, *, report: Report = silent) -> Trained:
                 name=RAY_TRAIN,
                 storage_path=str(staging.path),
                 failure_config=ray.train.FailureConfig(max_failures=MOST_FAILURES),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.training.keep_checkpoints),
             ),
         )
         result = _fit(trainer)
@@ -178,7 +179,7 @@ def _learn(config: dict[str, Any]) -> None:
     card = read_card(Path(job.dataset))
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    workers = Workers(rank, ray.train.torch.get_device(), partial(_add_over_workers, world))
+    workers = Workers(rank, ray.train.torch.get_device(), partial(_add_over_workers, world), world)
     report: Report = config["report"] if rank == 0 else silent
     feed = _feed(job, card, rank=rank, world=world)
     torch.manual_seed(job.training.seed)
@@ -222,7 +223,7 @@ def _report_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
-            network = learner.network if isinstance(learner, Learner) else learner
+            network = learner.evaluated if isinstance(learner, Learner) else learner
             weights = learner.best_weights if isinstance(learner, Learner) else {}
             write_bundle(
                 Path(folder) / "bundle",
@@ -263,17 +264,17 @@ def _learn_ridge(network: KmerRidge, job: TrainJob, card: Card, *, feed: Feed, r
 
 
 def _add_over_workers(world: int, value: Tensor) -> Tensor:
-    """Sum a float64 tensor over all workers."""
+    """Sum a float64 tensor over all workers; it stays on its device, so that a GPU's need not be waited for."""
     if world == 1:
         return value
-    summed = value.to(ray.train.torch.get_device())
+    summed = value.to(ray.train.torch.get_device(), copy=True)
     torch.distributed.all_reduce(summed)
-    return summed.cpu()
+    return summed.to(value.device)
 
 
 def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
     """Return where this worker's batches come from."""
-    dataset_dir, batch_size = Path(job.dataset), job.training.batch_size
+    dataset_dir, batch_size = Path(job.dataset), job.training.examples_per_step
     train_order = read_order(dataset_dir, card, "train", rank=rank, world=world, seed=job.training.seed)
     valid_order = read_order(dataset_dir, card, "valid", rank=rank, world=world)
 
@@ -284,7 +285,7 @@ def _feed(job: TrainJob, card: Card, *, rank: int, world: int) -> Feed:
             yield batch
 
     def valid_batches() -> Iterator[Batch]:
-        return read_through_ray(valid_order, 0, card, batch_size=batch_size)
+        return read_through_ray(valid_order, 0, card, batch_size=job.training.batch_size)
 
     def steps(epoch: int) -> int:
         return train_order.steps(epoch, batch_size)

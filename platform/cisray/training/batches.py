@@ -1,9 +1,46 @@
 """From stored rows to what a network sees: cut the margin, shift, and read the other strand, per example."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from cisray.genome.sequence import UNKNOWN
+
+Batch = tuple[Tensor, Tensor]
+"""Codes uint8 [B, L + 2 margin] and targets float32 [B, N, T]."""
+
+
+def one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on the device, the next of which is on its way before the one before it is used.
+
+    A GPU copies it from pinned memory while it computes. A CPU computes where the batch already is.
+    """
+    if device.type != "cuda":
+        for codes, targets in batches:
+            yield codes.to(device), targets.to(device)
+        return
+    copying = torch.cuda.Stream(device)
+    ready: Batch | None = None
+    for codes, targets in batches:
+        computing = torch.cuda.current_stream(device)
+        if ready is not None:
+            computing.wait_stream(copying)  # before the next copy is queued, which need not be waited for
+        with torch.cuda.stream(copying):
+            coming = tuple(part.pin_memory().to(device, non_blocking=True) for part in (codes, targets))
+        if ready is not None:
+            yield _handed_over(ready, computing)
+        ready = coming[0], coming[1]
+    if ready is not None:
+        torch.cuda.current_stream(device).wait_stream(copying)
+        yield _handed_over(ready, torch.cuda.current_stream(device))
+
+
+def _handed_over(batch: Batch, stream: torch.cuda.Stream) -> Batch:
+    """Tell the allocator that a batch made on one stream is used on another."""
+    for part in batch:
+        part.record_stream(stream)
+    return batch
 
 
 def reverse_complement(codes: Tensor) -> Tensor:

@@ -4,57 +4,24 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.progress import Progress, Report
-from cisray.training.batches import augment, cut_windows
+from cisray.training.batches import Batch, augment, cut_windows, one_ahead
+from cisray.training.meter import Meter, count_flop
 from cisray.training.metrics import ScoreHistogram, TrackSums, mean_present
 from cisray.training.objectives import poisson_loss
-from cisray.training.optimizers import build_adamw, learning_rate_at
+from cisray.training.optimizers import build_average, build_optimizer, learning_rate_at, set_rate
+from cisray.training.recompute import recompute_activations
+from cisray.training.spec import TrainSpec
 
 REPORT_STEPS = 20
-
-Batch = tuple[Tensor, Tensor]
-"""Codes uint8 [B, L + 2 margin] and targets float32 [B, N, T]."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrainSpec:
-    """How a network learns."""
-
-    epochs: int = 10
-    batch_size: int = 32
-    """Examples per worker and step."""
-    learning_rate: float = 2e-3
-    """Peak of the schedule: linear warm-up, then cosine decay to 1% of it."""
-    warmup_steps: int = 100
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    """Largest norm of a step's gradient."""
-    reverse_complement: bool = True
-    """Read every second training example, at random, on the other strand."""
-    shift_bp: int = 0
-    """Largest random shift of a training example; at most the dataset's margin."""
-    patience: int = 5
-    """Epochs without a better validation metric before training stops."""
-    checkpoint_steps: int = 200
-    """Steps between checkpoints; the end of an epoch makes one too."""
-    precision: Literal["float32", "bf16"] = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "patience", "checkpoint_steps"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"training: {name}={getattr(self, name)}; wanted a positive number")
-        for name in ("warmup_steps", "weight_decay", "shift_bp"):
-            if getattr(self, name) < 0:
-                raise InputError(f"training: {name}={getattr(self, name)}; wanted zero or more")
 
 
 class Goal(NamedTuple):
@@ -75,7 +42,7 @@ class Feed(NamedTuple):
     """Where batches come from."""
 
     train: Callable[[int, int], Iterator[Batch]]
-    """Batches of an epoch, from after a number of steps."""
+    """Batches of an epoch, one for each step, from after a number of steps."""
     valid: Callable[[], Iterator[Batch]]
     steps: Callable[[int], int]
     """Steps of an epoch."""
@@ -85,11 +52,12 @@ class Feed(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """This worker among all: its rank, its device, and a sum over workers."""
+    """This worker among all: its rank, its device, a sum over workers, and their number."""
 
     rank: int = 0
     device: torch.device = torch.device("cpu")
     add: Callable[[Tensor], Tensor] = lambda value: value
+    world: int = 1
 
 
 ALONE = Workers()
@@ -123,14 +91,38 @@ class Learner:
     ) -> None:
         self.network = network
         self.goal = goal
-        self.forward = forward or network
         self.spec = spec
-        self.optimizer = build_adamw(network, learning_rate=spec.learning_rate, weight_decay=spec.weight_decay)
+        self.optimizer = build_optimizer(network, spec)
+        self.average: AveragedModel | None = build_average(network, spec.ema_decay) if spec.ema_decay else None
+        if spec.checkpoint_activations != "none":
+            recompute_activations(network, spec.checkpoint_activations)
+        forward = forward or network
+        self._without_sync = getattr(forward, "no_sync", nullcontext)
+        self.forward: Callable[[Tensor], Any] = torch.compile(forward) if spec.compile else forward
         self.learned = Learned()
         self.best_weights: dict[str, Tensor] = {}
+        self.saved_step: int | None = None
+        """Step of the last checkpoint."""
+        self.gradient_norm = torch.tensor(0.0)
+        """Of the last step, before it was clipped."""
+        self.flop_per_example: float | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose metrics and weights count: the running mean where there is one."""
+        if self.average is None:
+            return self.network
+        averaged: nn.Module = self.average.module
+        return averaged
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and its running mean to a device."""
+        self.network.to(device)
+        if self.average is not None:
+            self.average.to(device)
 
     def step(self, batch: Batch, feed: Feed, *, workers: Workers, total_steps: int) -> Tensor:
-        """Move the weights once and return the loss.
+        """Move the weights once and return the loss over all workers' bins with data.
 
         All randomness of a step comes from (seed, rank, step): a resumed run draws what an undisturbed one would.
         """
@@ -143,17 +135,34 @@ class Learner:
             codes, targets, margin_bp=feed.margin_bp, shift_bp=spec.shift_bp, swap=swap, random=random
         )
         rate = learning_rate_at(step, peak=spec.learning_rate, warmup_steps=spec.warmup_steps, total_steps=total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(workers.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            loss = self.goal.loss(self.forward(codes), targets)
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip_norm)
+        loss = self._add_gradients(codes, targets, workers)
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.learned.step += 1
         self.learned.step_in_epoch += 1
-        return loss.detach()
+        return loss
+
+    def _add_gradients(self, codes: Tensor, targets: Tensor, workers: Workers) -> Tensor:
+        """Add up the gradients of one step's batches and return its loss; every bin with data weighs alike.
+
+        Not every batch or worker has as many bins with data as the next: a mean of their means would weigh them wrong.
+        """
+        size = self.spec.batch_size if self.spec.accumulate_steps > 1 else len(codes)
+        parts = list(zip(codes.split(size), targets.split(size), strict=True))
+        bins = torch.stack([(~torch.isnan(part)).sum() for _, part in parts]).double()
+        shares = bins / workers.add(bins.sum()).clamp(min=1)  # of all workers' bins
+        loss = torch.zeros((), device=codes.device)
+        for number, ((codes, targets), share) in enumerate(zip(parts, shares.float(), strict=True), start=1):
+            with nullcontext() if number == len(parts) else self._without_sync():
+                with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+                    mine = self.goal.loss(self.forward(codes), targets) * share
+                (mine * workers.world).backward()  # gradients are averaged over workers, not summed
+            loss += mine.detach()
+        return loss if workers.world == 1 else workers.add(loss.double()).float()
 
     def keep_best(self, metric: float) -> None:
         """Copy the weights if this epoch's validation metric is the best so far; NaN is worse than any."""
@@ -161,7 +170,7 @@ class Learner:
         if metric > self.learned.best_metric or not self.best_weights:
             self.learned.best_metric = metric
             self.learned.best_epoch = self.learned.epoch
-            self.best_weights = {name: weight.cpu().clone() for name, weight in self.network.state_dict().items()}
+            self.best_weights = {name: weight.cpu().clone() for name, weight in self.evaluated.state_dict().items()}
 
     @property
     def finished(self) -> bool:
@@ -200,11 +209,18 @@ def fit(
         raise InputError(
             "training: the train split fills no batch for every worker; use fewer workers or a smaller batch_size"
         )
-    learner.network.to(workers.device)
+    learner.to(workers.device)
+
+    def save_sound(learner: Learner) -> None:
+        save(learner)
+        learner.saved_step = learner.learned.step
+
     while not learner.finished:
-        row = _train_epoch(learner, feed, workers=workers, total_steps=total_steps, save=save, report=report)
+        row = _train_epoch(learner, feed, workers=workers, total_steps=total_steps, save=save_sound, report=report)
         _share_buffers(learner.network, workers)
-        row |= validate(learner.network, feed, workers=workers, goal=learner.goal)
+        if learner.average is not None:
+            _share_buffers(learner.evaluated, workers)
+        row |= validate(learner.evaluated, feed, workers=workers, goal=learner.goal)
         learned = learner.learned
         learner.keep_best(row["valid.pearson"])
         figures = {name: value for name, value in row.items() if isinstance(value, float)}
@@ -214,7 +230,7 @@ def fit(
         learned.step_in_epoch = 0
         learned.losses = []
         report(Progress("valid", learned.step, total_steps, "steps", figures | {"epoch": learned.epoch}))
-        save(learner)
+        save_sound(learner)
 
 
 def _train_epoch(
@@ -228,31 +244,72 @@ def _train_epoch(
 ) -> dict[str, Any]:
     """Finish the epoch that the learner stands in, and return its mean loss and rate."""
     learner.network.train()
-    learned = learner.learned
+    learned, spec = learner.learned, learner.spec
     losses = list(torch.tensor(learned.losses, device=workers.device).unbind())
-    examples, started = 0, time.monotonic()
-    for batch in feed.train(learned.epoch, learned.step_in_epoch):
+    unproven: list[tuple[Tensor, Tensor]] = []
+    meter = Meter(device=workers.device, world=workers.world, precision=spec.precision)
+    saved_at = time.monotonic()
+    batches = meter.timed(one_ahead(feed.train(learned.epoch, learned.step_in_epoch), workers.device))
+    for batch in batches:
         losses.append(learner.step(batch, feed, workers=workers, total_steps=total_steps))
-        examples += len(batch[0])
-        if learned.step % REPORT_STEPS == 0 or learned.step == total_steps:
-            loss = float(torch.stack(losses[-REPORT_STEPS:]).mean())
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {learned.step}; lower training.learning_rate, or look for extreme "
-                    "targets in the dataset's report"
-                )
-            rate = examples / (time.monotonic() - started)
+        unproven.append((losses[-1], learner.gradient_norm))
+        at_report = learned.step % REPORT_STEPS == 0 or learned.step == total_steps
+        due = learned.step % spec.checkpoint_steps == 0
+        if spec.checkpoint_minutes and learned.step % REPORT_STEPS == 0:
+            due |= _agreed(time.monotonic() - saved_at >= 60 * spec.checkpoint_minutes, workers)
+        if at_report or due:
+            _check_sound(learner, unproven)
+            unproven = []
+        if at_report:
             figures = {
-                "train.loss": loss,
-                "learning_rate": learner.optimizer.param_groups[0]["lr"],
-                "examples_per_s": rate,
+                "train.loss": float(torch.stack(losses[-REPORT_STEPS:]).mean()),
+                "learning_rate": learning_rate_at(
+                    learned.step - 1, peak=spec.learning_rate, warmup_steps=spec.warmup_steps, total_steps=total_steps
+                ),
+                "gradient_norm": float(learner.gradient_norm),
             }
-            report(Progress("train", learned.step, total_steps, "steps", figures))
-        if learned.step % learner.spec.checkpoint_steps == 0 and learned.step_in_epoch < feed.steps(learned.epoch):
+            flop = _flop_per_example(learner, batch, feed)
+            report(Progress("train", learned.step, total_steps, "steps", figures | meter.figures(flop)))
+        if due and learned.step_in_epoch < feed.steps(learned.epoch):
             learned.losses = torch.stack(losses).tolist()
             save(learner)
+            saved_at = time.monotonic()
+    _check_sound(learner, unproven)
     mean = float(torch.stack(losses).mean()) if losses else math.nan
-    return {"train.loss": mean, "examples_per_s": examples / max(1e-9, time.monotonic() - started)}
+    return {"train.loss": mean, "examples_per_s": meter.examples_per_s}
+
+
+def _agreed(wanted: bool, workers: Workers) -> bool:  # noqa: FBT001 - the question is the argument
+    """Return what the first worker wants: the clocks of the others may say otherwise."""
+    return bool(workers.add(torch.tensor(float(wanted and workers.rank == 0), dtype=torch.float64)) > 0)
+
+
+def _flop_per_example(learner: Learner, batch: Batch, feed: Feed) -> float:
+    """Count the arithmetic of one example, once; 0 where it cannot be counted."""
+    if learner.flop_per_example is None:
+        learner.flop_per_example = count_flop(learner.network, batch[0].shape[1] - 2 * feed.margin_bp)
+    return learner.flop_per_example
+
+
+def _check_sound(learner: Learner, steps: list[tuple[Tensor, Tensor]]) -> None:
+    """Raise FloatingPointError at the first of the last steps whose loss or gradient is not finite."""
+    if not steps:
+        return
+    values = torch.stack([torch.stack([part.float() for part in step]) for step in steps]).tolist()
+    learned, rows = learner.learned, learner.spec.examples_per_step
+    for index, (loss, norm) in enumerate(values, start=1 - len(values)):
+        if math.isfinite(loss) and math.isfinite(norm):
+            continue
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+        first = (learned.step_in_epoch + index - 1) * rows
+        saved = "there is no checkpoint before it"
+        if learner.saved_step is not None:
+            saved = f"the last checkpoint before it is of step {learner.saved_step}"
+        raise FloatingPointError(
+            f"the {what} at step {learned.step + index}; lower training.learning_rate, or look for extreme targets in "
+            f"the dataset's report. It is step {learned.step_in_epoch + index} of epoch {learned.epoch}, of rows "
+            f"{first} to {first + rows - 1} of each worker's train split in the order of that epoch; {saved}"
+        )
 
 
 @torch.no_grad()
