@@ -10,7 +10,8 @@ from cisray.datasets.card import read_card
 from cisray.datasets.schema import iter_examples
 from cisray.datasets.streams import ExampleStream, MixedStream
 from cisray.errors import InputError
-from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, member_jobs
+from cisray.flows.build import forecast
+from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, divide, member_jobs
 from cisray.genome.tracks import write_signal
 
 pytestmark = pytest.mark.ray
@@ -98,6 +99,15 @@ def test_what_is_alike_is_on_one_side_in_both_genomes(ray_here, genomes, tmp_pat
     streams = {name: ExampleStream(out / name, "train", batch_size=4, seed=0) for name in cards}
     drawn = [name for name, _ in MixedStream(streams, weights={"a": 1.0, "b": 3.0}, steps=60)]
     assert 0.6 < drawn.count("b") / 60 < 0.9
+
+
+def test_a_forecast_of_genomes_that_are_divided_together_is_what_the_build_does(ray_here, genomes, tmp_path):
+    job = load(settings(genomes[0], tmp_path / "out"))
+    regions, _ = divide(job)
+    told = {name: forecast(member, regions[name]) for name, member in member_jobs(job).items()}
+    assert not (tmp_path / "out").exists()
+    out = build_genomes(job)
+    assert {name: one.rows for name, one in told.items()} == {name: read_card(out / name).counts for name in told}
 
 
 def test_a_member_is_a_job_by_itself(genomes, tmp_path):

@@ -8,7 +8,7 @@ import typer
 from cisray.cli.options import JobFile, Overrides, open_console
 
 if TYPE_CHECKING:
-    from cisray.flows.build import BuildJob
+    from cisray.flows.build import Forecast
 
 
 def simulate(
@@ -34,15 +34,17 @@ def build(
     from cisray.config import load_job
     from cisray.datasets.card import CARD_NAME
     from cisray.flows.build import build as run
-    from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, member_jobs
+    from cisray.flows.build import forecast
+    from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, divide, member_jobs
     from cisray.reports.console import progress_bars
     from cisray.reports.dataset_text import print_dataset
 
     job = load_job(job_path, AnyBuildJob, overrides or ())
     members = member_jobs(job) if isinstance(job, GenomesJob) else {"": job}
     if dry_run:
+        regions = divide(job)[0] if isinstance(job, GenomesJob) else {}
         for name, member in members.items():
-            _print_forecast(member, name)
+            _print_forecast(forecast(member, regions.get(name)), name or job.name)
         return
     # where all are there they are of this very job, or refused
     is_done = all((Path(member.out) / CARD_NAME).exists() for member in members.values())
@@ -54,17 +56,13 @@ def build(
     print(f"{'already built' if is_done else 'dataset'}: {out}")
 
 
-def _print_forecast(job: "BuildJob", genome: str) -> None:
+def _print_forecast(found: "Forecast", name: str) -> None:
     """Print what a build would do."""
-    from cisray.flows.build import forecast
     from cisray.reports.console import print_table
 
-    found = forecast(job)
     rows = [[split, count, f"{count * found.row_bytes / 1e9:.3g}"] for split, count in found.rows.items()]
     console = open_console()
-    print_table(
-        console, f"{genome or job.name}: rows at most, and GB of arrays before packing", ["split", "rows", "GB"], rows
-    )
+    print_table(console, f"{name}: rows at most, and GB of arrays before packing", ["split", "rows", "GB"], rows)
     for reason, count in found.dropped.items():
         if count:
             console.print(f"left out: {count:,} {reason}", highlight=False)

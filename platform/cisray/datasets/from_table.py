@@ -24,6 +24,7 @@ from cisray.datasets.tables.duplicates import DuplicateSpec, Groups, Sequences, 
 from cisray.datasets.tables.row_splits import NO_SPLIT, Roles, SplitSpec, check_filled, deal, given_splits, row_digest
 from cisray.datasets.tables.table_rows import Letters, Rows, TableColumns, read_rows
 from cisray.errors import InputError
+from cisray.genome.ranges import join_ranges
 from cisray.genome.sequence import UNKNOWN, encode
 from cisray.geometry import Geometry
 
@@ -258,7 +259,7 @@ def _averaged(rows: Rows) -> tuple[Rows, int]:
             return (total / share).astype(np.float32)
 
     letters, count = rows.letters, np.diff(rows.first)[kept]
-    each = np.repeat(rows.first[kept] - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    each = join_ranges(rows.first[kept], count)
     averaged = rows._replace(
         letters=Letters(letters.codes, letters.start[each], letters.length[each]),
         first=np.r_[0, np.cumsum(count)],
@@ -298,10 +299,9 @@ def _copy(letters: Letters, sequence: NDArray[np.int64], into: NDArray[np.uint8]
     for first in range(0, len(sequence), _CHUNK_ROWS):
         some = slice(first, first + _CHUNK_ROWS)
         length = letters.length[sequence[some]]
-        inner = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-        source = np.repeat(letters.start[sequence[some]], length) + inner
         row = np.repeat(np.arange(len(length)), length)
-        into[some][row, np.repeat(left[some], length) + inner] = letters.codes[source]
+        source = join_ranges(letters.start[sequence[some]], length)
+        into[some][row, join_ranges(left[some], length)] = letters.codes[source]
 
 
 def _filled(
@@ -310,9 +310,8 @@ def _filled(
     """Return codes [B, S, L] with flanks, filled up with N, and which sequences there are [B, S]."""
     num, length_bp = layout.inputs.sequences, layout.geometry.window_bp
     count = np.diff(rows.first)[members]
-    rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    sequence = np.repeat(rows.first[members], count) + rank
-    place = np.repeat(np.arange(len(members)), count) * num + rank
+    sequence = join_ranges(rows.first[members], count)
+    place = join_ranges(num * np.arange(len(members)), count)
     place, sequence = place[rows.letters.length[sequence] > 0], sequence[rows.letters.length[sequence] > 0]
     length = rows.letters.length[sequence]
     prefix, suffix = encode(spec.prefix), encode(spec.suffix)

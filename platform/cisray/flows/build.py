@@ -121,13 +121,16 @@ class Forecast(NamedTuple):
     """Processes, if this machine does it."""
 
 
-def forecast(job: BuildJob) -> Forecast:
-    """Lay out a build and time one of its shards, the one with the median number of rows; write nothing."""
+def forecast(job: BuildJob, regions: Sequence[Region] | None = None) -> Forecast:
+    """Lay out a build and time one of its shards, the one with the median number of rows; write nothing.
+
+    `regions` are as for `build`.
+    """
     opened = time.perf_counter()
     job = dataclasses.replace(job, data_dir=data_root(job.data_dir))
     if isinstance(job, TableJob):  # the list of what is alike is written by a build alone
         job = dataclasses.replace(job, duplicates=dataclasses.replace(job.duplicates, list_path=None))
-    source = open_source(job)
+    source = open_source(job, regions)
     plan = source.plan()
     fixed_s = time.perf_counter() - opened
     timed = sorted(plan.shards, key=lambda shard: shard.num_rows)[len(plan.shards) // 2]

@@ -72,8 +72,7 @@ def build_genomes(job: GenomesJob, *, report: Report = silent) -> Path:
     """
     out = Path(job.out).absolute()
     job = dataclasses.replace(job, data_dir=data_root(job.data_dir))
-    lengths = {name: open_genome(spec.genome, job.data_dir).contig_lengths for name, spec in job.genomes.items()}
-    regions, found = _divide(job, lengths)
+    regions, found = divide(job)
     with cluster(job.cluster):
         for name, member in member_jobs(job).items():
 
@@ -102,11 +101,15 @@ def member_jobs(job: GenomesJob) -> dict[str, TracksJob]:
     }
 
 
-def _divide(job: GenomesJob, lengths: dict[str, dict[str, int]]) -> tuple[dict[str, list[Region]], dict[str, Any]]:
-    """Divide the genomes together, and measure what their splits share by the same alignments."""
+def divide(job: GenomesJob) -> tuple[dict[str, list[Region]], dict[str, Any]]:
+    """Divide the genomes together, and measure what their splits share by the same alignments.
+
+    Returns the regions of each genome and the facts for genomes.json; nothing where each has folds of its own.
+    """
     spec = job.homology
     if spec is None:
         return {}, {}
+    lengths = {name: open_genome(one.genome, job.data_dir).contig_lengths for name, one in job.genomes.items()}
     gaps = {name: load_masks(one.masks, lengths[name], data_dir=job.data_dir).gaps for name, one in job.genomes.items()}
     divided = divide_homologous(spec, lengths, gaps=gaps, data_dir=job.data_dir)
     leakage = {}

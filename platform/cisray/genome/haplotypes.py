@@ -16,6 +16,7 @@ from cisray.errors import InputError
 from cisray.genome.contigs import map_contigs
 from cisray.genome.genotypes import Carried, Fate, UnphasedRule, read_carried
 from cisray.genome.intervals import Interval
+from cisray.genome.ranges import join_ranges
 from cisray.genome.reference import Reference
 from cisray.genome.sequence import BASE_CODES, UNKNOWN
 from cisray.genome.variants import variant_contigs
@@ -209,14 +210,14 @@ def _make_edits(
     rows = rows[np.lexsort((replaced_bp[rows], start[rows]))]
     start, replaced_bp, written_bp = start[rows], replaced_bp[rows], written_bp[rows]
     shift = np.cumsum(written_bp - replaced_bp) - (written_bp - replaced_bp)  # by the edits before
-    replaced, written = _spread(start, replaced_bp), _spread(start + shift, written_bp)
+    replaced, written = join_ranges(start, replaced_bp), join_ranges(start + shift, written_bp)
     # of a replaced base with no written one in its place, the base after the edit stands for it
-    within = np.minimum(_spread(np.zeros_like(start), replaced_bp), np.repeat(written_bp, replaced_bp))
+    within = np.minimum(join_ranges(np.zeros_like(start), replaced_bp), np.repeat(written_bp, replaced_bp))
     edits = _Edits(
         replaced=replaced,
         anchor=np.repeat(start + shift, replaced_bp) + within,
         written=written,
-        codes=alt[_spread(alt_at[rows] + at_start[rows], written_bp)],
+        codes=alt[join_ranges(alt_at[rows] + at_start[rows], written_bp)],
         kept_before_replaced=replaced - np.arange(len(replaced)),
         kept_before_written=written - np.arange(len(written)),
     )
@@ -248,7 +249,7 @@ def _without_bases(
             f"{source}: {contig}:{carried.pos[row]}: REF {carried.ref[row]} does not lie within the {length} bases "
             f"that {reference.path} has; give the FASTA file that the variants were called with"
         )
-    genome = reference.codes(contig, 0, length)[_spread(start, ref_bp)]
+    genome = reference.codes(contig, 0, length)[join_ranges(start, ref_bp)]
     row_of = np.repeat(np.arange(len(start)), ref_bp)
     unknown = np.unique(row_of[genome == UNKNOWN])
     differing = np.setdiff1d(row_of[(genome != ref) & (genome != UNKNOWN)], unknown)
@@ -305,12 +306,6 @@ def _find_overlaps(start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one == other or (one[0] < other[1] and other[0] < one[1])
-
-
-def _spread(start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return all positions of intervals, one interval after the other."""
-    before = np.cumsum(length) - length
-    return np.repeat(start - before, length) + np.arange(int(length.sum()))
 
 
 def _digest(edits: _Edits, reference_md5: str) -> str:

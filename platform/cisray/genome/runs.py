@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cisray.genome.ranges import join_ranges
+
 _PIECE_BP = 1 << 15  # a larger array is mapped anew each time, which takes longer than to fill it
 
 
@@ -47,14 +49,17 @@ class Runs(NamedTuple):
 
     def _spread_at_once(self, values: NDArray[np.float32], start: int, empty: float) -> None:
         first, last = int(self.start[0]), int(self.end[-1])
-        covered = int((self.end - self.start).sum())
+        widths = self.end - self.start
+        covered = int(widths.sum())
         if covered < (last - first) // 2:
-            values[_bases(self.start, self.end) - start] = np.repeat(self.value, self.end - self.start)
+            values[join_ranges(self.start, self.end - self.start) - start] = np.repeat(
+                self.value, self.end - self.start
+            )
             return
         next_start = np.append(self.start[1:], last)
         values[first - start : last - start] = np.repeat(self.value, next_start - self.start)
         if covered < last - first:
-            values[_bases(self.end, next_start) - start] = empty
+            values[join_ranges(self.end, next_start - self.end) - start] = empty
 
 
 class RunBins:
@@ -99,7 +104,7 @@ class RunBins:
         """Add what of some runs lies behind the first bin edge that each crosses."""
         pieces = (end - edge - 1) // self._bin_bp + 1
         before = np.cumsum(pieces) - pieces
-        bins = np.repeat(edge // self._bin_bp - before, pieces) + np.arange(pieces.sum())
+        bins = join_ranges(edge // self._bin_bp, pieces)
         widths = np.full(len(bins), self._bin_bp)
         widths[before + pieces - 1] = end - edge - (pieces - 1) * self._bin_bp
         self._add_pieces(bins, widths, np.repeat(value, pieces))
@@ -114,10 +119,3 @@ class RunBins:
         else:
             heads = np.flatnonzero(np.diff(bins, prepend=-1))
             self.number[bins[heads]] = np.maximum(self.number[bins[heads]], np.maximum.reduceat(value, heads))
-
-
-def _bases(start: NDArray[np.integer], end: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the positions of all bases of some intervals."""
-    widths = end - start
-    before = np.cumsum(widths) - widths
-    return np.repeat(start - before, widths) + np.arange(widths.sum())

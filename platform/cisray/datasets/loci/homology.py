@@ -20,6 +20,7 @@ from cisray.errors import InputError
 from cisray.genome.alignments import Blocks, Extent, read_alignments
 from cisray.genome.contigs import map_contigs
 from cisray.genome.intervals import Interval, suggest_names
+from cisray.genome.ranges import join_ranges
 
 NO_GAPS: Mapping[str, Mapping[str, Spans]] = {}
 
@@ -254,7 +255,7 @@ def _clip(
     first = np.searchsorted(layer.end, start, side="right")
     count = np.maximum(np.searchsorted(layer.start, end, side="left") - first, 0)
     row = np.repeat(np.arange(len(start)), count)
-    stretch = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    stretch = join_ranges(first, count)
     return (
         row,
         layer.number[stretch],

@@ -11,6 +11,7 @@ from cisray.datasets.peaks.peak_files import NO_PEAKS, ContigPeaks, Peaks
 from cisray.datasets.schema import NO_LABEL
 from cisray.errors import InputError
 from cisray.genome.bed import merge_intervals
+from cisray.genome.ranges import join_ranges
 from cisray.geometry import Geometry
 
 
@@ -190,4 +191,4 @@ def _expand(first: NDArray[np.int64], last: NDArray[np.int64]) -> tuple[NDArray[
     """Return for ranges [first, last) which range each number belongs to, and the numbers, one after another."""
     count = np.maximum(0, last - first)
     which = np.repeat(np.arange(len(count)), count)
-    return which, np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + first[which]
+    return which, join_ranges(first, count)

@@ -18,6 +18,7 @@ from cisray.datasets.peaks.placement import Composition, Ground, Windows, jitter
 from cisray.errors import InputError
 from cisray.genome.bed import read_bed, rows_by_contig
 from cisray.genome.motifs import Matches, Motif, consensus_motif, read_motif
+from cisray.genome.ranges import join_ranges
 from cisray.genome.reference import Reference
 
 NegativeKind = Literal["others", "unpeaked", "random", "gc_matched", "motif_matched", "accessible", "shuffle", "mined"]
@@ -317,7 +318,7 @@ def _on_sites(spec: NegativeSpec, scene: Scene) -> tuple[Windows, dict[str, int]
         width = spans.end - spans.start
         count = np.maximum(1, width // step_bp)
         site = np.repeat(np.arange(len(width)), count)
-        number = np.arange(len(site)) - np.repeat(np.cumsum(count) - count, count)
+        number = join_ranges(np.zeros_like(count), count)
         middle = spans.start[site] + (2 * number + 1) * width[site] // (2 * count[site])
         middle = jitter_by_locus(contig, middle, jitter_bp=scene.jitter_bp, seed=spec.seed)
         middle = np.minimum(np.maximum(middle, spans.start[site]), spans.end[site] - 1)  # stays on its site
@@ -383,7 +384,7 @@ def _shuffled(spec: NegativeSpec, ground: Ground, positives: Windows, told: dict
     rank[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
     copies = whole[group] + (rank < (asked - whole * size)[group])
     row = np.repeat(np.arange(len(copies)), copies)
-    copy = np.arange(len(row)) - np.repeat(np.cumsum(copies) - copies, copies)
+    copy = join_ranges(np.zeros_like(copies), copies)
     windows = source.pick(row)
     got = ground.by_split(ground.counts(windows))
     return Chosen(windows, copy, told | {"asked": ground.by_split(asked), "got": got, "short": 0})

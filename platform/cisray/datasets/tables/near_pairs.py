@@ -24,6 +24,7 @@ from rapidfuzz.distance import Levenshtein
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
+from cisray.genome.ranges import join_ranges
 from cisray.genome.sequence import UNKNOWN, reverse_complement
 
 ALL_PAIRS_WORK = 5e9  # squared sequences times bases times words of 64, up to which all pairs are compared: seconds
@@ -203,7 +204,7 @@ def _largest_first(key: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     order = order[size[order] > 1]
     start, size = start[order], size[order]
     ends = np.cumsum(size)
-    places = np.repeat(start - np.r_[0, ends[:-1]], size) + np.arange(ends[-1] if len(ends) else 0)
+    places = join_ranges(start, size)
     lags = np.arange(1, size[0] if len(size) else 1)
     return places, ends[np.searchsorted(-size, -lags) - 1] if len(size) else lags[:0]
 

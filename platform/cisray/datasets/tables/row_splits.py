@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT
+from cisray.datasets.loci.dealing import TEST, TRAIN, VALID
 from cisray.datasets.loci.folds import SPLITS
 from cisray.errors import InputError
 from cisray.genome.intervals import suggest_names
 
 NO_SPLIT = -1
-TRAIN, VALID, TEST = range(len(SPLITS))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
