@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig
 from cisray.errors import InputError
@@ -121,7 +122,7 @@ def outputs_of(network, bins):
 def test_a_goal_minimises_its_objective_and_predicts_in_the_targets_units(networks, kind, name, bins, spec, expected):
     outputs, targets = outputs_of(networks[name], bins)
     goal = make_goal(kind, networks[name], spec, num_bins=bins)
-    torch.testing.assert_close(goal.loss(outputs, targets), expected(outputs, targets))
+    torch.testing.assert_close(goal.terms(outputs, targets).sum(), expected(outputs, targets))
     predictions = goal.predict(outputs)
     assert predictions.shape == targets.shape
     assert goal.labels == (kind == "labels")
@@ -152,3 +153,39 @@ def test_a_linear_model_is_left_as_it_is(networks):
     before = {name: weight.clone() for name, weight in networks["linear"].state_dict().items()}
     start_at_means("labels", networks["linear"], [0.1, 0.2, 0.3])
     assert all(torch.equal(weight, before[name]) for name, weight in networks["linear"].state_dict().items())
+
+
+def test_tracks_weigh_what_the_job_says(networks):
+    outputs, targets = torch.rand(2, 8, TRACKS), torch.rand(2, 8, TRACKS)
+    spec = ObjectiveSpec(track_weights={"b": 3.0, "elsewhere": 5.0})
+    goal = make_goal("coverage", networks["rates"], spec, num_bins=8, tracks=["a", "b", "c"])
+    weights = torch.tensor([1.0, 3.0, 1.0])
+    torch.testing.assert_close(goal.terms(outputs, targets), poisson_loss(outputs, targets, track_weights=weights))
+    assert goal.weights(targets) == 2 * 8 * weights.sum()
+    plain = make_goal("coverage", networks["rates"], spec, num_bins=8, tracks=["x", "y", "z"])
+    torch.testing.assert_close(plain.terms(outputs, targets), poisson_loss(outputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"track_weights": {"d": 1}}, r"track_weights.d: no such track; the dataset has a, b$"),
+        ({"head_weights": {"rat": 1}}, r"head_weights.rat: no such head; the network has human, mouse$"),
+    ],
+)
+def test_weights_of_what_is_not_there_are_refused(weights, message):
+    spec = ObjectiveSpec(**weights)
+    with pytest.raises(InputError, match=message):
+        spec.check_names({"human": ["a", "b"], "mouse": ["a"]})
+    ObjectiveSpec(track_weights={"a": 0.0}, head_weights={"mouse": 2}).check_names({"human": ["a"], "mouse": ["a"]})
+
+
+def test_a_network_of_one_head_has_none_to_weigh():
+    with pytest.raises(InputError, match=r"no such head; the network has one without a name$"):
+        ObjectiveSpec(head_weights={"human": 1}).check_names({None: ["a"]})
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_weights_are_numbers_of_zero_or_more(weight):
+    with pytest.raises(ValidationError, match=r"head_weights.human=.*; wanted zero or more"):
+        ObjectiveSpec(head_weights={"human": weight})

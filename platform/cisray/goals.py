@@ -9,11 +9,13 @@
 | measurements | one number per track | squared_error | the numbers |
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -21,8 +23,8 @@ from cisray.config import STRICT
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 from cisray.models.outputs import Link, apply_link
-from cisray.training.loop import Goal
 from cisray.training.objectives import OBJECTIVES, central_weights
+from cisray.training.tasks import Goal
 
 Objective = Literal[
     "poisson", "poisson_multinomial", "profile_count", "binary_cross_entropy", "cross_entropy", "squared_error"
@@ -42,6 +44,10 @@ class ObjectiveSpec:
     """Of poisson_multinomial: how late the weight falls."""
     count_weight: float = 1.0
     """Of profile_count: weight of the squared error of the log count."""
+    track_weights: dict[str, float] = Field(default_factory=dict)
+    """How much a track's errors count, by its name; 1 for the others."""
+    head_weights: dict[str, float] = Field(default_factory=dict)
+    """How much a head's loss counts, by its name; 1 for the others."""
 
     def __post_init__(self) -> None:
         if self.total_weight < 0 or self.count_weight < 0 or self.weight_range < 1 or self.weight_exponent < 1:
@@ -50,6 +56,23 @@ class ObjectiveSpec:
                 f"weight_range={self.weight_range}, weight_exponent={self.weight_exponent}; "
                 "wanted weights of 0 or more, the others at least 1"
             )
+        for kind, weights in (("track", self.track_weights), ("head", self.head_weights)):
+            for name, weight in weights.items():
+                if not 0 <= weight < math.inf:
+                    raise InputError(f"objective: {kind}_weights.{name}={weight}; wanted zero or more")
+
+    def check_names(self, tracks: Mapping[str | None, Sequence[str]]) -> None:
+        """Raise InputError where a weight is of a track or head that is not there; `tracks` are those of each head."""
+        known = {name for names in tracks.values() for name in names}
+        for name in self.track_weights:
+            if name not in known:
+                raise InputError(
+                    f"objective: track_weights.{name}: no such track; the dataset has {', '.join(sorted(known)[:20])}"
+                )
+        for name in self.head_weights:
+            if name not in tracks:
+                heads = ", ".join(str(head) for head in tracks if head is not None) or "one without a name"
+                raise InputError(f"objective: head_weights.{name}: no such head; the network has {heads}")
 
 
 class Choice(NamedTuple):
@@ -94,8 +117,10 @@ def choose(kind: Kind, network: nn.Module, wanted: Objective | None = None) -> C
     return Choice(wanted or objectives[0], link)
 
 
-def make_goal(kind: Kind, network: nn.Module, spec: ObjectiveSpec, *, num_bins: int) -> Goal:
-    """Return what the training loop minimises and measures; raises what `choose` raises."""
+def make_goal(
+    kind: Kind, network: nn.Module, spec: ObjectiveSpec, *, num_bins: int, tracks: Sequence[str] = ()
+) -> Goal:
+    """Return what the training loop minimises and measures for tracks of these names; raises what `choose` raises."""
     choice = choose(kind, network, spec.name)
     predict = partial(apply_link, link=choice.link)
     settings: dict[str, Any] = {}
@@ -108,20 +133,27 @@ def make_goal(kind: Kind, network: nn.Module, spec: ObjectiveSpec, *, num_bins: 
     if choice.objective == "profile_count":
         settings["count_weight"] = spec.count_weight
     objective = OBJECTIVES[choice.objective]
+    weighed: dict[str, Any] = {}
+    if any(name in spec.track_weights for name in tracks):
+        weighed["track_weights"] = torch.tensor([spec.track_weights.get(name, 1.0) for name in tracks])
 
-    def loss(outputs: Any, targets: Tensor) -> Tensor:
-        return objective(outputs if choice.objective in _OF_OUTPUTS else predict(outputs), targets, **settings)
+    def terms(outputs: Any, targets: Tensor) -> Tensor:
+        predictions = outputs if choice.objective in _OF_OUTPUTS else predict(outputs)
+        return objective.terms(predictions, targets, **settings, **weighed)
 
-    return Goal(loss, predict, labels=kind == "labels")
+    return Goal(terms, partial(objective.weights, **weighed), predict, labels=kind == "labels")
 
 
 @torch.no_grad()
-def start_at_means(kind: Kind, network: nn.Module, means: Sequence[float]) -> None:
-    """Make a network's first predictions each track's mean, where its head knows how."""
+def start_at_means(kind: Kind, network: nn.Module, means: Sequence[float], *, name: str | None = None) -> None:
+    """Make a network's first predictions each track's mean, where its head, the named one of several, knows how."""
     head: Any = getattr(network, "head", None)
     link: Link = choose(kind, network).link
     if hasattr(head, "start_at") and link == getattr(network, "link", "identity"):
-        head.start_at(means)
+        if name is None:
+            head.start_at(means)
+        else:
+            head.start_at(means, name)
     elif link == "identity" and hasattr(head, "tracks"):  # a number per track, whatever its sign
         nn.init.normal_(head.tracks.weight, std=0.01)
         head.tracks.bias.copy_(torch.tensor(means).nan_to_num(0.0))

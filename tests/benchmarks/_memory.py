@@ -23,8 +23,9 @@ from cisray.geometry import Geometry
 from cisray.models import enformer
 from cisray.models.catalog import build
 from cisray.models.layers import Network
-from cisray.training.loop import COVERAGE, Learner
+from cisray.training.loop import Learner
 from cisray.training.spec import TrainSpec
+from cisray.training.tasks import Goal
 
 GIB = 2**30
 BUDGET_GIB = 20.0
@@ -63,7 +64,7 @@ class Pass(NamedTuple):
         codes = torch.randint(0, 4, (1, self.window_bp), dtype=torch.uint8)
         started = time.perf_counter()
         predictions = learner.forward(codes)
-        learner.goal.loss(predictions, torch.ones_like(predictions)).backward()
+        Goal().terms(predictions, torch.ones_like(predictions)).backward()
         return time.perf_counter() - started
 
 
@@ -82,7 +83,7 @@ def bytes_needed(one: Pass) -> int:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
             predictions = network(torch.empty(1, one.window_bp, dtype=torch.uint8))
-            COVERAGE.loss(predictions, torch.ones_like(predictions))
+            Goal().terms(predictions, torch.ones_like(predictions))
     sizes = [storage.nbytes() for storage in kept.values()]
     # weights and gradients; on the way back a few of the largest tensors at a time besides
     return sum(sizes) + 3 * max(sizes) + 2 * sum(weight.nbytes for weight in network.parameters())

@@ -24,8 +24,9 @@ from cisray.geometry import Geometry
 from cisray.models.basenji2 import Basenji2Config
 from cisray.models.catalog import build
 from cisray.training.batches import Batch
-from cisray.training.loop import Feed, Learned, Learner, fit
+from cisray.training.loop import Learned, Learner, fit
 from cisray.training.spec import TrainSpec
+from cisray.training.tasks import Feed, Task
 
 STEPS = 2
 """Of a run: few, so that the contenders take turns often, and what disturbs the machine disturbs all."""
@@ -57,13 +58,13 @@ class BareLoop:
         """Take a step per batch."""
         self.network.train()
         started = time.perf_counter()
-        for codes, targets in self.batches:
+        for codes, targets, _ in self.batches:
             loss = F.poisson_nll_loss(self.network(codes), targets, log_input=False)
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
             self.optimizer.step()
-        self.rates.append(sum(len(codes) for codes, _ in self.batches) / (time.perf_counter() - started))
+        self.rates.append(sum(len(batch.codes) for batch in self.batches) / (time.perf_counter() - started))
 
 
 class Loop:
@@ -76,8 +77,7 @@ class Loop:
             lambda epoch, steps_done: make_batches(),
             lambda: iter(()),
             lambda epoch: STEPS,
-            CASE.geometry.margin_bp,
-            swap,
+            {None: Task(swap, CASE.geometry.margin_bp)},
         )
         self.examples = STEPS * spec.batch_size
         self.rates: list[float] = []
@@ -108,9 +108,9 @@ def compare_loops(folder: Path, options: Options) -> dict[str, float]:
 
     def read() -> Iterator[Batch]:
         for examples in read_epoch(order, 0, layout_of(card), batch_size=BATCH_SIZE):
-            yield torch.from_numpy(examples.codes), torch.from_numpy(examples.targets)
+            yield Batch(torch.from_numpy(examples.codes), torch.from_numpy(examples.targets).float())
 
-    in_memory = [(codes, targets.float()) for codes, targets in islice(read(), STEPS)]
+    in_memory = list(islice(read(), STEPS))
     bare = BareLoop(in_memory, spec=spec)
     loops = {
         "cisray, in memory": Loop(partial(iter, in_memory), spec=spec),

@@ -28,9 +28,10 @@ from cisray.models.bpnet import BPNetConfig
 from cisray.models.catalog import Architecture, build, find_architecture
 from cisray.models.enformer import EnformerConfig
 from cisray.training.batches import Batch
-from cisray.training.loop import Feed, Learner, Workers
+from cisray.training.loop import Learner
 from cisray.training.meter import count_flop
 from cisray.training.spec import TrainSpec
+from cisray.training.tasks import Feed, Task, Workers
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -106,7 +107,9 @@ def make_batches(case: Case, device: torch.device) -> list[Batch]:
         codes = torch.randint(0, 4, (case.batch_size, case.geometry.stored_bp), generator=random, dtype=torch.uint8)
         levels = torch.rand(case.batch_size, case.geometry.num_bins, case.tracks, generator=random)
         targets = torch.poisson(levels, generator=random)
-        batches.append((codes.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (codes, targets))
+        if device.type == "cuda":
+            codes, targets = codes.pin_memory(), targets.pin_memory()
+        batches.append(Batch(codes, targets))
     return batches
 
 
@@ -135,8 +138,9 @@ def cisray_step(
     network = case.build().to(device).train()
     spec = TrainSpec(precision=precision, compile=compiled, batch_size=case.batch_size)
     goal = make_goal("coverage", network, ObjectiveSpec(), num_bins=case.geometry.num_bins)
-    learner, workers = Learner(network, spec=spec, goal=goal), Workers(device=device)
-    feed = Feed(no_batches, no_batches, lambda epoch: 0, 0, torch.arange(case.tracks, device=device))
+    learner, workers = Learner(network, spec=spec), Workers(device=device)
+    task = Task(torch.arange(case.tracks, device=device), goal=goal)
+    feed = Feed(no_batches, no_batches, lambda epoch: 0, {None: task})
 
     def step(batch: Batch) -> Tensor:
         with precision_of("ieee"):
@@ -168,7 +172,7 @@ def peer_step(case: Case, device: torch.device, *, precision: Precision) -> Call
     optimizer = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
     def step(batch: Batch) -> Tensor:
-        codes, targets = (part.to(device, non_blocking=True) for part in batch)
+        codes, targets, _ = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = network(codes.long(), head="human", target=targets)
         optimizer.zero_grad()

@@ -31,10 +31,12 @@ from cisray.datasets.reading import read_epoch, read_order
 from cisray.datasets.schema import layout_of
 from cisray.flows.build import build
 from cisray.flows.cluster import cluster
-from cisray.flows.train import TrainJob, train
+from cisray.flows.train import train
+from cisray.flows.train_job import TrainJob
 from cisray.progress import Progress, silent
 from cisray.training.batches import Batch
-from cisray.training.loop import Feed, Learner, fit
+from cisray.training.loop import Learner, fit
+from cisray.training.tasks import Feed, Task
 
 TRAIN_BP = 750_000
 HELD_OUT_BP = 60_000
@@ -73,14 +75,13 @@ def bare_feed(dataset_dir: Path, card: Card, job: TrainJob) -> Feed:
 
     def batches(order, epoch: int, steps_done: int = 0) -> Iterator[Batch]:
         for examples in read_epoch(order, epoch, layout, batch_size=batch_size, rows_seen=steps_done * batch_size):
-            yield torch.from_numpy(examples.codes), torch.from_numpy(examples.targets)
+            yield Batch(torch.from_numpy(examples.codes), torch.from_numpy(examples.targets))
 
     return Feed(
         partial(batches, train_order),
         partial(batches, valid_order, 0),
         lambda epoch: train_order.steps(epoch, batch_size),
-        card.geometry.margin_bp,
-        torch.tensor(card.strand_swap()),
+        {None: Task(torch.tensor(card.strand_swap()), card.geometry.margin_bp)},
     )
 
 

@@ -12,6 +12,7 @@ from cisray.datasets.reading import (
     cut_batches,
     find_position,
     gather,
+    name_windows,
     read_epoch,
     read_order,
     read_pool,
@@ -105,6 +106,16 @@ def test_going_on_from_any_row_gives_the_tail_of_the_undisturbed_stream(dataset)
     whole = epoch_of(dataset, order, 2, batch_size=4)
     for rows_seen in range(len(whole) + 1):
         assert epoch_of(dataset, order, 2, batch_size=4, rows_seen=rows_seen) == whole[rows_seen:]
+
+
+def test_rows_of_an_epoch_are_named_by_where_they_lie(dataset):
+    folder, card = dataset
+    tables = pa.concat_tables(iter_examples(folder, card, "train", batch_size=99)).select(["contig", "start", "end"])
+    of_row = [f"{row['contig']}:{row['start']}-{row['end']}" for row in tables.to_pylist()]
+    for order in (shuffled(dataset, rank=1, world=2), shuffled(dataset, seed=None)):
+        expected = [of_row[row] for row in epoch_of(dataset, order, 2, batch_size=5)]
+        for first in (0, 4, 11, 13):
+            assert name_windows(order, 2, range(first, first + 14)) == expected[first : first + 14]
 
 
 def test_a_position_skips_whole_pools_unread(dataset):

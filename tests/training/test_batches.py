@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cisray.genome.sequence import reverse_complement as reverse_complement_in_numpy
-from cisray.training.batches import augment, cut_windows, one_ahead, reverse_complement, swap_strands
+from cisray.training.batches import Batch, augment, cut_windows, one_ahead, reverse_complement, swap_strands
 
 SWAP = torch.tensor([1, 0, 2])
 
@@ -93,15 +93,14 @@ def test_equal_seeds_draw_equal_readings():
 def drawn_batches(number):
     random = generator()
     for size in range(1, number + 1):
-        yield random_codes(size, 12, seed=size), torch.rand(size, 3, 2, generator=random)
+        yield Batch(random_codes(size, 12, seed=size), torch.rand(size, 3, 2, generator=random), f"head{size}")
 
 
 def test_batches_come_through_in_order():
-    for (codes, targets), (same_codes, same_targets) in zip(
-        one_ahead(drawn_batches(5), torch.device("cpu")), drawn_batches(5), strict=True
-    ):
-        assert torch.equal(codes, same_codes)
-        assert torch.equal(targets, same_targets)
+    for batch, same in zip(one_ahead(drawn_batches(5), torch.device("cpu")), drawn_batches(5), strict=True):
+        assert torch.equal(batch.codes, same.codes)
+        assert torch.equal(batch.targets, same.targets)
+        assert batch.head == same.head
     assert list(one_ahead(iter(()), torch.device("cpu"))) == []
 
 
@@ -115,13 +114,11 @@ def test_a_gpu_has_the_next_batch_before_the_one_before_it_is_used():
             yield batch
 
     matrix = torch.rand(2000, 2000, device=device)
-    for number, ((codes, targets), (same_codes, same_targets)) in enumerate(
-        zip(one_ahead(noted(), device), drawn_batches(20), strict=True), start=1
-    ):
+    for number, (batch, same) in enumerate(zip(one_ahead(noted(), device), drawn_batches(20), strict=True), start=1):
         assert len(drawn) == min(20, number + 1)
         for _ in range(20):
             matrix = (matrix @ matrix).clamp(max=1)  # the device is still at work when the next one comes
-        assert codes.is_cuda
-        assert torch.equal(codes.cpu(), same_codes)
-        assert torch.equal(targets.cpu(), same_targets)
+        assert batch.codes.is_cuda
+        assert torch.equal(batch.codes.cpu(), same.codes)
+        assert torch.equal(batch.targets.cpu(), same.targets)
     assert list(one_ahead(iter(()), device)) == []

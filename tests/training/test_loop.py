@@ -1,4 +1,5 @@
 import gc
+import itertools
 import math
 import time
 from functools import partial
@@ -15,9 +16,14 @@ from cisray.errors import InputError
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig, build_basenji
 from cisray.progress import silent
+from cisray.training.batches import Batch
 from cisray.training.checkpoints import read_learner, write_learner
-from cisray.training.loop import ALONE, Feed, Learner, Workers, fit, validate
+from cisray.training.loop import Learner, fit
+from cisray.training.objectives import OBJECTIVES
+from cisray.training.sharding import gather, mesh_of_workers
 from cisray.training.spec import TrainSpec
+from cisray.training.tasks import ALONE, Feed, Goal, Task, Workers
+from cisray.training.validation import validate
 
 GEOMETRY = Geometry(window_bp=64, bin_bp=8, margin_bp=2)
 SWAP = torch.tensor([1, 0])
@@ -41,12 +47,12 @@ def make_feed(train, valid, *, batch_size=16, swap=SWAP):
     def train_batches(epoch, steps_done):
         order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(epoch))
         for rows in list(order.split(batch_size))[steps_done:]:
-            yield codes[rows], targets[rows]
+            yield Batch(codes[rows], targets[rows])
 
     def valid_batches():
-        yield from zip(valid[0].split(10), valid[1].split(10), strict=True)
+        yield from Batch(*valid).split(10)
 
-    return Feed(train_batches, valid_batches, lambda epoch: num_steps, GEOMETRY.margin_bp, swap)
+    return Feed(train_batches, valid_batches, lambda epoch: num_steps, {None: Task(swap, GEOMETRY.margin_bp)})
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +121,8 @@ def test_a_planted_rule_is_learned(feed):
 def test_reading_the_other_strand_with_its_tracks_unswapped_would_spoil_the_rule(feed):
     spec = TrainSpec(epochs=6, batch_size=16, learning_rate=0.01, warmup_steps=5)
     learner = Learner(make_network(), spec=spec)
-    fit(learner, feed._replace(swap=torch.tensor([0, 1])), save=ignore, report=silent)
+    unswapped = {None: feed.tasks[None]._replace(swap=torch.tensor([0, 1]))}
+    fit(learner, feed._replace(tasks=unswapped), save=ignore, report=silent)
     assert learner.learned.history[-1]["valid.pearson"] < 0.8
 
 
@@ -300,7 +307,7 @@ def test_a_worker_without_validation_rows_still_takes_part(feed):
     sent = []
     empty = feed._replace(valid=lambda: iter(()))
     validate(make_network(), empty, workers=Workers(add=lambda value: sent.append(value) or value + 1))
-    assert [tuple(value.shape) for value in sent] == [(6, 2), (2,)]
+    assert [tuple(value.shape) for value in sent] == [(6, 2), (2, 1)]
 
 
 def test_what_cannot_be_trained_is_refused(feed):
@@ -330,22 +337,22 @@ def test_gradients_are_clipped_and_half_precision_trains(feed):
     assert all(weight.dtype == torch.float32 for weight in learner.network.parameters())
 
 
-def test_a_loss_that_is_no_number_is_told_with_its_rows_and_the_last_checkpoint(tmp_path):
+def test_a_loss_that_is_no_number_is_told_with_its_windows_and_the_last_checkpoint(tmp_path):
     codes, targets = planted(160, seed=1)
     feed = make_feed((codes, targets), planted(10, seed=2))
-    _, rows = next(make_feed((codes, torch.arange(160)), (codes, targets)).train(1, 5))
+    rows = next(make_feed((codes, torch.arange(160)), (codes, targets)).train(1, 5)).targets
     targets[rows[3]] = math.inf  # an example of the sixth step of the second epoch
 
     def train_batches(epoch, steps_done):
-        for codes, targets in feed.train(epoch, steps_done):
-            yield codes, torch.where(torch.isinf(targets), 1.0, targets) if epoch == 0 else targets
+        for codes, targets, _ in feed.train(epoch, steps_done):
+            yield Batch(codes, torch.where(torch.isinf(targets), 1.0, targets) if epoch == 0 else targets)
 
-    calm, saved = feed._replace(train=train_batches), []
+    calm, saved = feed._replace(train=train_batches, windows=lambda epoch, step: f"w{epoch}.{step}"), []
     learner = Learner(make_network(), spec=TrainSpec(epochs=3, batch_size=16, checkpoint_steps=7))
     with pytest.raises(
         FloatingPointError,
-        match=r"the loss is -?inf at step 16; .* It is step 6 of epoch 1, of rows 80 to 95 of each worker's train "
-        r"split in the order of that epoch; the last checkpoint before it is of step 14$",
+        match=r"the loss is -?inf at step 16; .* It is step 6 of epoch 1, of the windows w1\.5; "
+        r"the last checkpoint before it is of step 14$",
     ):
         fit(learner, calm, save=lambda each: saved.append(each.learned.step), report=silent)
     assert saved == [7, 10, 14]  # none holds what came after
@@ -388,11 +395,13 @@ def sparse(num_windows):
     return codes, targets
 
 
-def pooled_run(spec, feed, *, workers=ALONE):
+def pooled_run(spec, feed, *, workers=ALONE, mesh=None):
     torch.manual_seed(3)
     network = Pooled()
-    forward = network if workers.world == 1 else DistributedDataParallel(network)
-    learner = Learner(network, spec=spec, forward=forward)
+    forward = DistributedDataParallel(network) if workers.world > 1 and mesh is None else None
+    learner = Learner(network, spec=spec, forward=forward, mesh=mesh)
+    if mesh is not None:
+        learner.flop_per_example = 0.0
     fit(learner, feed, save=ignore, report=silent, workers=workers)
     return learner
 
@@ -420,7 +429,7 @@ def rank_feed(rank, *, batch_size):
     feed = make_feed(sparse(160), planted(20, seed=2), batch_size=2 * batch_size)
     half = slice(rank * batch_size, (rank + 1) * batch_size)
     return feed._replace(
-        train=lambda epoch, done: ((codes[half], targets[half]) for codes, targets in feed.train(epoch, done)),
+        train=lambda epoch, done: (Batch(one.codes[half], one.targets[half]) for one in feed.train(epoch, done)),
         valid=lambda: (batch for number, batch in enumerate(feed.valid()) if number % 2 == rank),
     )
 
@@ -435,11 +444,24 @@ def learn_as_one_of_two(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     workers = Workers(rank, torch.device("cpu"), add, 2)
-    for number in (1, 2):
+    for number, mesh in itertools.product((1, 2), (None, mesh_of_workers(workers.device))):
         spec = TrainSpec(batch_size=16 // number, accumulate_steps=number, ema_decay=0.5, **SAME)
-        learner = pooled_run(spec, rank_feed(rank, batch_size=16), workers=workers)
-        result = {"curve": curve(learner), "weights": learner.network.state_dict(), "best": learner.best_weights}
-        torch.save(result, folder / f"{number}-{rank}.pt")
+        feed = rank_feed(rank, batch_size=16)
+        if mesh is not None:  # one worker has no batch to validate
+            feed = feed._replace(
+                valid=lambda: (
+                    make_feed(sparse(160), planted(20, seed=2), batch_size=32).valid() if rank == 1 else iter(())
+                )
+            )
+        learner = pooled_run(spec, feed, workers=workers, mesh=mesh)
+        name = f"{number}-{mesh is not None}"
+        write_learner(folder / f"learner-{name}", learner, first=rank == 0)
+        result = {
+            "curve": curve(learner),
+            "weights": gather(learner.network.state_dict()),
+            "best": learner.best_weights,
+        }
+        torch.save(result, folder / f"{name}-{rank}.pt")
         del learner
     gc.collect()  # the wrapped networks go before their group does, and no worker before the other has finished
     distributed.barrier()
@@ -451,15 +473,20 @@ def test_two_workers_learn_as_one_with_batches_of_twice_the_size(tmp_path, monke
     torch.multiprocessing.spawn(learn_as_one_of_two, (tmp_path,), nprocs=2)
     feed = make_feed(sparse(160), planted(20, seed=2), batch_size=32)
     whole = pooled_run(TrainSpec(batch_size=32, ema_decay=0.5, **SAME), feed)
-    for number in (1, 2):  # batches per step
+    for number, sharded in itertools.product((1, 2), (False, True)):
         for rank in range(2):
-            found = torch.load(tmp_path / f"{number}-{rank}.pt")
+            found = torch.load(tmp_path / f"{number}-{sharded}-{rank}.pt")
             for name, values in curve(whole).items():
                 assert found["curve"][name] == pytest.approx(values, abs=1e-5)
+        found = torch.load(tmp_path / f"{number}-{sharded}-0.pt")
+        again = Learner(Pooled(), spec=TrainSpec(ema_decay=0.5, **SAME))
+        read_learner(tmp_path / f"learner-{number}-{sharded}", again)
+        for weights in (found["weights"], again.network.state_dict()):
             for name, weight in whole.network.state_dict().items():
-                torch.testing.assert_close(found["weights"][name], weight, atol=1e-5, rtol=0)
+                torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
+        for weights in (found["best"], again.best_weights):
             for name, weight in whole.best_weights.items():
-                torch.testing.assert_close(found["best"][name], weight, atol=1e-5, rtol=0)
+                torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0)
 
 
 def test_the_running_mean_is_what_is_measured_and_kept(feed):

@@ -10,6 +10,7 @@ from cisray.models.bpnet import BPNetConfig
 from cisray.models.catalog import build
 from cisray.models.danq import DanQConfig
 from cisray.training import meter as meter_module
+from cisray.training.batches import Batch
 from cisray.training.meter import Meter, count_flop
 from cisray.training.recompute import recompute_activations
 
@@ -68,7 +69,7 @@ def test_other_networks_can_be_counted(config):
 def batches(number, *, size, wait_s=0.0):
     for _ in range(number):
         time.sleep(wait_s)
-        yield torch.zeros(size, 3), torch.zeros(size, 1)
+        yield Batch(torch.zeros(size, 3), torch.zeros(size, 1))
 
 
 def test_rates_are_those_since_the_last_question(monkeypatch):

@@ -200,9 +200,32 @@ def test_profile_and_count_is_bpnets():
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(seed=st.integers(0, 1000), masked=st.sampled_from([0.0, 0.3, 0.9]), cut=st.integers(0, 6), weighed=st.booleans())
+def test_means_of_parts_add_up_to_that_of_the_whole_by_their_weights(name, seed, masked, cut, weighed):
+    random = torch.Generator().manual_seed(seed)
+    outputs = 0.1 + torch.rand(6, 4, 3, generator=random).double()
+    targets = 5 * torch.rand(6, 4, 3, generator=random).double()
+    if name == "cross_entropy":
+        targets = torch.nn.functional.one_hot(targets.argmax(dim=2), 3).double()
+    targets[torch.rand(6, 4, 3, generator=random) < masked] = torch.nan
+    settings = {"track_weights": torch.tensor([1.0, 0.0, 2.5])} if weighed else {}
+    objective = OBJECTIVES[name]
+
+    def terms(rows):
+        given_outputs = (outputs[rows], outputs[rows, 0]) if name == "profile_count" else outputs[rows]
+        return objective.terms(given_outputs, targets[rows], **settings).reshape(-1)
+
+    parts = [part for part in (slice(0, cut), slice(cut, 6)) if len(targets[part])]
+    weights = torch.stack([objective.weights(targets[part], **settings).reshape(-1) for part in parts])
+    shares = weights / weights.sum(dim=0).clamp(min=1e-300)
+    added = sum(terms(part) * share for part, share in zip(parts, shares, strict=True))
+    torch.testing.assert_close(added, terms(slice(0, 6)).double(), rtol=1e-5, atol=1e-6)
+
+
 def test_every_objective_has_a_name():
-    assert set(OBJECTIVES.values()) >= {poisson_loss, poisson_multinomial_loss, profile_count_loss}
-    assert all(value.__name__ == f"{name}_loss" for name, value in OBJECTIVES.items())
+    for name, objective in OBJECTIVES.items():
+        assert objective.terms.__name__ == ("profile_count_terms" if name == "profile_count" else f"{name}_loss")
 
 
 LOSSES = [

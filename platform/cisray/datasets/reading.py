@@ -19,6 +19,8 @@ from cisray.datasets.schema import Examples, Layout, array_columns, decode_examp
 # A pool is what a reader holds at once: enough rows to shuffle well, few enough bytes to stay small.
 POOL_ROWS = 1024
 POOL_BYTES = 128 << 20
+# What says where a row lies.
+LOCI = ["contig", "start", "end"]
 # Rows as large as this are copied one by one; smaller ones many at a time.
 LARGE_ROW_BYTES = 8 << 10
 
@@ -104,6 +106,22 @@ def read_pool(pool: Pool) -> pa.Table:
     """Read one pool's rows in its own order."""
     rows = pa.concat_tables(read_groups(pool))
     return rows if pool.seed is None else rows.take(np.random.default_rng(pool.seed).permutation(len(rows)))
+
+
+def name_windows(order: Order, epoch: int, rows: range) -> list[str]:
+    """Name the windows of some rows of this rank's epoch, as contig:start-end, 0-based and half-open."""
+    names: list[str] = []
+    start = find_position(order, epoch, rows.start)
+    for pool in order.pools(epoch)[start.pool :]:
+        loci = pa.concat_tables(
+            [pq.ParquetFile(group.path).read_row_group(group.number, columns=LOCI) for group in pool.groups]
+        )
+        if pool.seed is not None:
+            loci = loci.take(np.random.default_rng(pool.seed).permutation(len(loci)))
+        names += [f"{row['contig']}:{row['start']}-{row['end']}" for row in loci.to_pylist()]
+        if len(names) >= start.rows + len(rows):
+            break
+    return names[start.rows : start.rows + len(rows)]
 
 
 class Position(NamedTuple):

@@ -1,14 +1,34 @@
 """From stored rows to what a network sees: cut the margin, shift, and read the other strand, per example."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cisray.genome.sequence import UNKNOWN
 
-Batch = tuple[Tensor, Tensor]
-"""Codes uint8 [B, L + 2 margin] and targets float32 [B, N, T]."""
+
+class Batch(NamedTuple):
+    """Examples of one dataset."""
+
+    codes: Tensor
+    """uint8 [B, L + 2 margin]"""
+    targets: Tensor
+    """float32 [B, N, T]"""
+    head: str | None = None
+    """The head that predicts these targets, of a network that has several."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return self._replace(
+            codes=self.codes.to(device, non_blocking=True), targets=self.targets.to(device, non_blocking=True)
+        )
+
+    def split(self, size: int) -> list["Batch"]:
+        """Cut into batches of `size` examples, the last one smaller."""
+        parts = zip(self.codes.split(size), self.targets.split(size), strict=True)
+        return [Batch(codes, targets, self.head) for codes, targets in parts]
 
 
 def one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -17,20 +37,20 @@ def one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
     A GPU copies it from pinned memory while it computes. A CPU computes where the batch already is.
     """
     if device.type != "cuda":
-        for codes, targets in batches:
-            yield codes.to(device), targets.to(device)
+        yield from (batch.to(device) for batch in batches)
         return
     copying = torch.cuda.Stream(device)
     ready: Batch | None = None
-    for codes, targets in batches:
+    for batch in batches:
         computing = torch.cuda.current_stream(device)
         if ready is not None:
             computing.wait_stream(copying)  # before the next copy is queued, which need not be waited for
         with torch.cuda.stream(copying):
-            coming = tuple(part.pin_memory().to(device, non_blocking=True) for part in (codes, targets))
+            pinned = batch._replace(codes=batch.codes.pin_memory(), targets=batch.targets.pin_memory())
+            coming = pinned.to(device)
         if ready is not None:
             yield _handed_over(ready, computing)
-        ready = coming[0], coming[1]
+        ready = coming
     if ready is not None:
         torch.cuda.current_stream(device).wait_stream(copying)
         yield _handed_over(ready, torch.cuda.current_stream(device))
@@ -38,8 +58,8 @@ def one_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
 def _handed_over(batch: Batch, stream: torch.cuda.Stream) -> Batch:
     """Tell the allocator that a batch made on one stream is used on another."""
-    for part in batch:
-        part.record_stream(stream)
+    batch.codes.record_stream(stream)
+    batch.targets.record_stream(stream)
     return batch
 
 

@@ -5,48 +5,41 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from cisray.files import folder_written_whole, read_json
 from cisray.training.loop import Learned, Learner
+from cisray.training.sharding import gather, load_moments, load_weights, moments_of
 
 
-def write_learner(path: Path, learner: Learner) -> None:
-    """Write all of a learner's state as the folder `path`, whole or not at all."""
-    state = learner.optimizer.state_dict()
-    moments = {
-        f"{index}.{name}": value
-        for index, part in state["state"].items()
-        for name, value in part.items()
-        if value is not None
+def write_learner(path: Path, learner: Learner, *, first: bool = True) -> None:
+    """Write all of a learner's state as the folder `path`, whole or not at all.
+
+    Every worker calls this, because each may hold a share of the tensors; only the `first` one writes.
+    """
+    tensors = {
+        "weights": gather(learner.network.state_dict()),
+        "optimizer": gather(moments_of(learner.network, learner.optimizer)),
+        "best": learner.best_weights,
     }
-    progress = {"learned": dataclasses.asdict(learner.learned), "param_groups": state["param_groups"]}
+    if learner.average is not None:
+        tensors["average"] = gather(learner.average.state_dict())
+    if not first:
+        return
     with folder_written_whole(path) as aside:
-        save_file(_apart(learner.network.state_dict()), aside / "weights.safetensors")
-        save_file(_apart(learner.best_weights), aside / "best.safetensors")
-        save_file(_apart(moments), aside / "optimizer.safetensors")
-        if learner.average is not None:
-            save_file(_apart(learner.average.state_dict()), aside / "average.safetensors")
+        for name, named in tensors.items():
+            save_file(named, aside / f"{name}.safetensors")
         # Python's JSON has words for NaN and infinity, which a metric may be; nobody else reads this file
+        progress = {"learned": dataclasses.asdict(learner.learned)}
         (aside / "learned.json").write_text(json.dumps(progress), encoding="utf-8")
 
 
 def read_learner(path: Path, learner: Learner) -> None:
     """Give a fresh learner of the same network and settings the state that `write_learner` put aside."""
-    learner.network.load_state_dict(load_file(path / "weights.safetensors"))
+    load_weights(learner.network, load_file(path / "weights.safetensors"))
+    load_moments(learner.network, learner.optimizer, load_file(path / "optimizer.safetensors"))
     learner.best_weights = load_file(path / "best.safetensors")
     if learner.average is not None:
-        learner.average.load_state_dict(load_file(path / "average.safetensors"))
+        load_weights(learner.average, load_file(path / "average.safetensors"))
     values = read_json(path / "learned.json", what="checkpoint")
     learner.learned = Learned(**values["learned"])
     learner.saved_step = learner.learned.step
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(path / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    learner.optimizer.load_state_dict({"state": state, "param_groups": values["param_groups"]})
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to the host, each with memory of its own, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

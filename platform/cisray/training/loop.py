@@ -3,64 +3,28 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.swa_utils import AveragedModel
 
 from cisray.errors import InputError
 from cisray.progress import Progress, Report
-from cisray.training.batches import Batch, augment, cut_windows, one_ahead
+from cisray.training.batches import Batch, augment, one_ahead
 from cisray.training.meter import Meter, count_flop
-from cisray.training.metrics import ScoreHistogram, TrackSums, mean_present
-from cisray.training.objectives import poisson_loss
 from cisray.training.optimizers import build_average, build_optimizer, learning_rate_at, set_rate
 from cisray.training.recompute import recompute_activations
+from cisray.training.sharding import clip_gradients, gather, shard, shard_average, whole_on_each, without_sync
 from cisray.training.spec import TrainSpec
+from cisray.training.tasks import ALONE, Feed, Task, Workers, check_shift
+from cisray.training.validation import run_head, validate
 
 REPORT_STEPS = 20
-
-
-class Goal(NamedTuple):
-    """What a network's outputs mean, and what is minimised."""
-
-    loss: Callable[[Any, Tensor], Tensor] = poisson_loss
-    """Of outputs and targets [B, N, T], NaN where nothing was measured: a mean over what was."""
-    predict: Callable[[Any], Tensor] = Tensor.float
-    """Turns outputs into predictions [B, N, T]: rates, probabilities or numbers."""
-    labels: bool = False
-    """Whether targets are labels: validation then measures how well they are told apart, too."""
-
-
-COVERAGE = Goal()
-
-
-class Feed(NamedTuple):
-    """Where batches come from."""
-
-    train: Callable[[int, int], Iterator[Batch]]
-    """Batches of an epoch, one for each step, from after a number of steps."""
-    valid: Callable[[], Iterator[Batch]]
-    steps: Callable[[int], int]
-    """Steps of an epoch."""
-    margin_bp: int
-    swap: Tensor
-    """For each track its partner on the other strand, [T]."""
-
-
-class Workers(NamedTuple):
-    """This worker among all: its rank, its device, a sum over workers, and their number."""
-
-    rank: int = 0
-    device: torch.device = torch.device("cpu")
-    add: Callable[[Tensor], Tensor] = lambda value: value
-    world: int = 1
-
-
-ALONE = Workers()
 
 
 @dataclasses.dataclass
@@ -86,19 +50,23 @@ class Learner:
         network: nn.Module,
         *,
         spec: TrainSpec,
-        goal: Goal = COVERAGE,
-        forward: Callable[[Tensor], Any] | None = None,
+        forward: Callable[..., Any] | None = None,
+        mesh: DeviceMesh | None = None,
     ) -> None:
         self.network = network
-        self.goal = goal
         self.spec = spec
-        self.optimizer = build_optimizer(network, spec)
         self.average: AveragedModel | None = build_average(network, spec.ema_decay) if spec.ema_decay else None
         if spec.checkpoint_activations != "none":
             recompute_activations(network, spec.checkpoint_activations)
         forward = forward or network
-        self._without_sync = getattr(forward, "no_sync", nullcontext)
-        self.forward: Callable[[Tensor], Any] = torch.compile(forward) if spec.compile else forward
+        self._without_sync: Callable[[], AbstractContextManager[None]] = getattr(forward, "no_sync", nullcontext)
+        if mesh is not None:
+            shard(network, mesh)
+            if self.average is not None:
+                shard_average(self.average, mesh)
+            self._without_sync = partial(without_sync, network)
+        self.optimizer = build_optimizer(network, spec)  # last, because splitting makes other parameters
+        self.forward: Callable[..., Any] = torch.compile(forward) if spec.compile else forward
         self.learned = Learned()
         self.best_weights: dict[str, Tensor] = {}
         self.saved_step: int | None = None
@@ -129,16 +97,20 @@ class Learner:
         spec, step = self.spec, self.learned.step
         random = torch.Generator().manual_seed(hash((spec.seed, workers.rank, step)) & 0x7FFFFFFF)
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))  # for dropout
-        codes, targets = (part.to(workers.device, non_blocking=True) for part in batch)
-        swap = feed.swap if spec.reverse_complement else None
+        batch, task = batch.to(workers.device), feed.tasks[batch.head]
         codes, targets = augment(
-            codes, targets, margin_bp=feed.margin_bp, shift_bp=spec.shift_bp, swap=swap, random=random
+            batch.codes,
+            batch.targets,
+            margin_bp=task.margin_bp,
+            shift_bp=spec.shift_bp,
+            swap=task.swap if spec.reverse_complement else None,
+            random=random,
         )
         rate = learning_rate_at(step, peak=spec.learning_rate, warmup_steps=spec.warmup_steps, total_steps=total_steps)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        loss = self._add_gradients(codes, targets, workers)
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.network.parameters(), spec.clip_norm)
+        loss = self._add_gradients(Batch(codes, targets, batch.head), task, workers)
+        self.gradient_norm = clip_gradients(self.network, spec.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -146,20 +118,22 @@ class Learner:
         self.learned.step_in_epoch += 1
         return loss
 
-    def _add_gradients(self, codes: Tensor, targets: Tensor, workers: Workers) -> Tensor:
-        """Add up the gradients of one step's batches and return its loss; every bin with data weighs alike.
+    def _add_gradients(self, batch: Batch, task: Task, workers: Workers) -> Tensor:
+        """Add up the gradients of one step's batches and return its loss; all that was measured weighs alike.
 
         Not every batch or worker has as many bins with data as the next: a mean of their means would weigh them wrong.
         """
-        size = self.spec.batch_size if self.spec.accumulate_steps > 1 else len(codes)
-        parts = list(zip(codes.split(size), targets.split(size), strict=True))
-        bins = torch.stack([(~torch.isnan(part)).sum() for _, part in parts]).double()
-        shares = bins / workers.add(bins.sum()).clamp(min=1)  # of all workers' bins
-        loss = torch.zeros((), device=codes.device)
-        for number, ((codes, targets), share) in enumerate(zip(parts, shares.float(), strict=True), start=1):
+        goal = task.goal
+        parts = batch.split(self.spec.batch_size) if self.spec.accumulate_steps > 1 else [batch]
+        weights = torch.stack([goal.weights(part.targets).double() for part in parts])  # [parts] or [parts, P]
+        total = workers.add(weights.sum(dim=0))
+        shares = (task.weight * weights / torch.where(total > 0, total, 1.0)).float()
+        loss = torch.zeros((), device=batch.codes.device)
+        for number, (part, share) in enumerate(zip(parts, shares, strict=True), start=1):
             with nullcontext() if number == len(parts) else self._without_sync():
-                with torch.autocast(codes.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
-                    mine = self.goal.loss(self.forward(codes), targets) * share
+                with torch.autocast(part.codes.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+                    outputs = run_head(self.forward, part.codes, part.head)
+                    mine = (goal.terms(outputs, part.targets) * share).sum()
                 (mine * workers.world).backward()  # gradients are averaged over workers, not summed
             loss += mine.detach()
         return loss if workers.world == 1 else workers.add(loss.double()).float()
@@ -167,10 +141,10 @@ class Learner:
     def keep_best(self, metric: float) -> None:
         """Copy the weights if this epoch's validation metric is the best so far; NaN is worse than any."""
         metric = -math.inf if math.isnan(metric) else metric
-        if metric > self.learned.best_metric or not self.best_weights:
+        if metric > self.learned.best_metric or self.learned.best_epoch < 0:
             self.learned.best_metric = metric
             self.learned.best_epoch = self.learned.epoch
-            self.best_weights = {name: weight.cpu().clone() for name, weight in self.evaluated.state_dict().items()}
+            self.best_weights = gather(self.evaluated.state_dict())
 
     @property
     def finished(self) -> bool:
@@ -178,15 +152,6 @@ class Learner:
         learned = self.learned
         waited = learned.epoch - 1 - learned.best_epoch
         return learned.epoch >= self.spec.epochs or (learned.best_epoch >= 0 and waited >= self.spec.patience)
-
-
-def check_shift(spec: TrainSpec, margin_bp: int) -> None:
-    """Raise InputError where examples would be shifted by more than the margin that the dataset stores."""
-    if spec.shift_bp > margin_bp:
-        raise InputError(
-            f"training: shift_bp={spec.shift_bp}, but the dataset stores a margin of {margin_bp} bp; "
-            "lower the shift, or build the dataset with a larger geometry.margin_bp"
-        )
 
 
 def fit(
@@ -203,7 +168,8 @@ def fit(
         InputError: the shift exceeds the margin that the dataset stores.
         FloatingPointError: the loss is not a number any more.
     """
-    check_shift(learner.spec, feed.margin_bp)
+    for task in feed.tasks.values():
+        check_shift(learner.spec, task.margin_bp)
     total_steps = sum(feed.steps(epoch) for epoch in range(learner.spec.epochs))
     if total_steps == 0:
         raise InputError(
@@ -220,7 +186,8 @@ def fit(
         _share_buffers(learner.network, workers)
         if learner.average is not None:
             _share_buffers(learner.evaluated, workers)
-        row |= validate(learner.evaluated, feed, workers=workers, goal=learner.goal)
+        with whole_on_each(learner.evaluated):
+            row |= validate(learner.evaluated, feed, workers=workers)
         learned = learner.learned
         learner.keep_best(row["valid.pearson"])
         figures = {name: value for name, value in row.items() if isinstance(value, float)}
@@ -258,7 +225,7 @@ def _train_epoch(
         if spec.checkpoint_minutes and learned.step % REPORT_STEPS == 0:
             due |= _agreed(time.monotonic() - saved_at >= 60 * spec.checkpoint_minutes, workers)
         if at_report or due:
-            _check_sound(learner, unproven)
+            _check_sound(learner, unproven, feed)
             unproven = []
         if at_report:
             figures = {
@@ -274,7 +241,7 @@ def _train_epoch(
             learned.losses = torch.stack(losses).tolist()
             save(learner)
             saved_at = time.monotonic()
-    _check_sound(learner, unproven)
+    _check_sound(learner, unproven, feed)
     mean = float(torch.stack(losses).mean()) if losses else math.nan
     return {"train.loss": mean, "examples_per_s": meter.examples_per_s}
 
@@ -287,28 +254,29 @@ def _agreed(wanted: bool, workers: Workers) -> bool:  # noqa: FBT001 - the quest
 def _flop_per_example(learner: Learner, batch: Batch, feed: Feed) -> float:
     """Count the arithmetic of one example, once; 0 where it cannot be counted."""
     if learner.flop_per_example is None:
-        learner.flop_per_example = count_flop(learner.network, batch[0].shape[1] - 2 * feed.margin_bp)
+        window_bp = batch.codes.shape[1] - 2 * feed.tasks[batch.head].margin_bp
+        learner.flop_per_example = count_flop(learner.network, window_bp, head=batch.head)
     return learner.flop_per_example
 
 
-def _check_sound(learner: Learner, steps: list[tuple[Tensor, Tensor]]) -> None:
+def _check_sound(learner: Learner, steps: list[tuple[Tensor, Tensor]], feed: Feed) -> None:
     """Raise FloatingPointError at the first of the last steps whose loss or gradient is not finite."""
     if not steps:
         return
     values = torch.stack([torch.stack([part.float() for part in step]) for step in steps]).tolist()
-    learned, rows = learner.learned, learner.spec.examples_per_step
+    learned = learner.learned
     for index, (loss, norm) in enumerate(values, start=1 - len(values)):
         if math.isfinite(loss) and math.isfinite(norm):
             continue
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
-        first = (learned.step_in_epoch + index - 1) * rows
+        in_epoch = learned.step_in_epoch + index
         saved = "there is no checkpoint before it"
         if learner.saved_step is not None:
             saved = f"the last checkpoint before it is of step {learner.saved_step}"
+        windows = "" if feed.windows is None else f", of the windows {feed.windows(learned.epoch, in_epoch - 1)}"
         raise FloatingPointError(
             f"the {what} at step {learned.step + index}; lower training.learning_rate, or look for extreme targets in "
-            f"the dataset's report. It is step {learned.step_in_epoch + index} of epoch {learned.epoch}, of rows "
-            f"{first} to {first + rows - 1} of each worker's train split in the order of that epoch; {saved}"
+            f"the dataset's report. It is step {in_epoch} of epoch {learned.epoch}{windows}; {saved}"
         )
 
 
@@ -318,35 +286,3 @@ def _share_buffers(network: nn.Module, workers: Workers) -> None:
     for buffer in network.buffers():
         value = buffer.double()
         buffer.copy_(workers.add(value if workers.rank == 0 else torch.zeros_like(value)))
-
-
-@torch.no_grad()
-def validate(network: nn.Module, feed: Feed, *, workers: Workers, goal: Goal = COVERAGE) -> dict[str, Any]:
-    """Return the validation split's loss and metrics; "valid.pearson" is the mean over tracks that decides.
-
-    Metrics are as training.metrics.DEFINITIONS says, on targets as stored (scaled and soft-clipped).
-    """
-    network.eval()
-    sums = TrackSums(len(feed.swap))  # a rank that was dealt no row group still takes part in the sum
-    told_apart = ScoreHistogram(len(feed.swap)) if goal.labels else None
-    loss = torch.zeros(2, dtype=torch.float64)  # sum over bins with data, and their number
-    for codes, targets in feed.valid():
-        codes, targets = codes.to(workers.device), targets.to(workers.device)
-        outputs = network(cut_windows(codes, margin_bp=feed.margin_bp))
-        sums.update(goal.predict(outputs), targets)
-        if told_apart is not None:
-            told_apart.update(torch.logit(goal.predict(outputs).double(), eps=1e-9), targets)
-        bins = (~torch.isnan(targets)).sum().double().cpu()
-        loss += torch.stack([goal.loss(outputs, targets).double().cpu() * bins, bins])
-    sums.reduce(workers.add)
-    loss = workers.add(loss)
-    per_track = {"pearson": sums.pearson(), "r2": sums.r2()}
-    if told_apart is not None:
-        told_apart.reduce(workers.add)
-        per_track |= {"auroc": told_apart.auroc(), "average_precision": told_apart.average_precision()}
-    row: dict[str, Any] = {"valid.loss": float(loss[0] / loss[1])}
-    for name, values in per_track.items():
-        row[f"valid.{name}"] = mean_present(values)
-    for name, values in per_track.items():
-        row[f"valid.{name}_per_track"] = values.tolist()
-    return row

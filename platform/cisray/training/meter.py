@@ -45,8 +45,8 @@ class Meter:
             self._waited_s += time.monotonic() - asked
             if batch is None:
                 return
-            self.examples += len(batch[0])
-            self._examples += len(batch[0])
+            self.examples += len(batch.codes)
+            self._examples += len(batch.codes)
             yield batch
 
     @property
@@ -75,7 +75,7 @@ class Meter:
         return figures
 
 
-def count_flop(network: nn.Module, window_bp: int) -> float:
+def count_flop(network: nn.Module, window_bp: int, *, head: str | None = None) -> float:
     """Count the arithmetic of learning from one window, forward and back, without doing any; 0 if it cannot be.
 
     What activation checkpointing computes again is not counted.
@@ -89,7 +89,7 @@ def count_flop(network: nn.Module, window_bp: int) -> float:
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.enable_grad():
-            outputs = functional_call(network, weights | buffers, (codes,))
+            outputs = functional_call(network, weights | buffers, (codes,) if head is None else (codes, head))
             parts = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
             torch.stack([part.float().sum() for part in parts]).sum().backward()
     except (NotImplementedError, RuntimeError):  # an operation that knows no meta tensors

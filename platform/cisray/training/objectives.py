@@ -2,10 +2,14 @@
 
 Every function takes what a network returns and targets [B, N, T], in which NaN says that nothing was measured: such a
 bin weighs nothing. The arithmetic is in float32 whatever the network computed in.
+
+A batch that is computed in parts, by one worker or many, has the loss of the whole when each part's mean counts by its
+weight, for which every objective has a function beside it.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +142,17 @@ def profile_count_loss(
         count_weight: weight of the squared error; ChromBPNet's is a tenth of the median total.
         track_weights: [T]; None weighs all tracks alike.
     """
+    return profile_count_terms(predictions, targets, count_weight=count_weight, track_weights=track_weights).sum()
+
+
+def profile_count_terms(
+    predictions: tuple[Tensor, Tensor],
+    targets: Tensor,
+    *,
+    count_weight: float = 1.0,
+    track_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the two means of `profile_count_loss`, [2], which are not over the same windows."""
     logits, log_counts = predictions
     present = ~torch.isnan(targets)
     counts = torch.where(present, targets, 0.0).float()
@@ -146,8 +161,37 @@ def profile_count_loss(
     log_shares = torch.log_softmax(logits.float().masked_fill(~present & some, -math.inf), dim=1)
     profile = -(counts * torch.where(present, log_shares, 0.0)).sum(dim=1)  # [B, T]
     errors = (log_counts.float() - torch.log1p(counts.sum(dim=1))).square()
-    loss = _mean(profile, some[:, 0], track_weights)
-    return loss + count_weight * _mean(errors, present.all(dim=1), track_weights)
+    shape = _mean(profile, some[:, 0], track_weights)
+    return torch.stack([shape, count_weight * _mean(errors, present.all(dim=1), track_weights)])
+
+
+def weigh_bins(targets: Tensor, *, track_weights: Tensor | None = None) -> Tensor:
+    """Return the weight of a mean over bins with data."""
+    return _weight(~torch.isnan(targets), track_weights)
+
+
+def weigh_classes(targets: Tensor, *, track_weights: Tensor | None = None) -> Tensor:
+    """Return the weight of `cross_entropy_loss`: that of the bins' own classes."""
+    known = ~torch.isnan(targets).any(dim=2, keepdim=True)
+    shares = torch.where(known, targets, 0.0).double()
+    return (shares if track_weights is None else shares * track_weights.to(shares)).sum()
+
+
+def weigh_windows(targets: Tensor, *, track_weights: Tensor | None = None) -> Tensor:
+    """Return the weight of a mean over windows in which a track has data."""
+    return _weight((~torch.isnan(targets)).any(dim=1), track_weights)
+
+
+def weigh_profiles(targets: Tensor, *, track_weights: Tensor | None = None) -> Tensor:
+    """Return the weights of `profile_count_terms`, [2]: windows with some data, and with nothing but data."""
+    whole = _weight((~torch.isnan(targets)).all(dim=1), track_weights)
+    return torch.stack([weigh_windows(targets, track_weights=track_weights), whole])
+
+
+def _weight(present: Tensor, track_weights: Tensor | None) -> Tensor:
+    """Return how much of [..., T] is present, in float64: float32 counts to 16 million only."""
+    numbers = present.flatten(0, -2).sum(dim=0).double()  # [T]
+    return (numbers if track_weights is None else numbers * track_weights.to(numbers)).sum()
 
 
 def _mean(losses: Tensor, present: Tensor, track_weights: Tensor | None) -> Tensor:
@@ -161,12 +205,21 @@ def _at_least_some(weight: Tensor) -> Tensor:
     return torch.where(weight > 0, weight, torch.ones_like(weight))
 
 
-OBJECTIVES: dict[str, Callable[..., Tensor]] = {
-    "poisson": poisson_loss,
-    "poisson_multinomial": poisson_multinomial_loss,
-    "profile_count": profile_count_loss,
-    "binary_cross_entropy": binary_cross_entropy_loss,
-    "cross_entropy": cross_entropy_loss,
-    "squared_error": squared_error_loss,
+class Objective(NamedTuple):
+    """Means that are minimised together, and how much each one counts."""
+
+    terms: Callable[..., Tensor]
+    """Of what a network returns, and targets: one mean, or several [P] whose sum is the loss."""
+    weights: Callable[..., Tensor]
+    """Of targets: a weight for each of the means, float64 of their shape."""
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "poisson": Objective(poisson_loss, weigh_bins),
+    "poisson_multinomial": Objective(poisson_multinomial_loss, weigh_windows),
+    "profile_count": Objective(profile_count_terms, weigh_profiles),
+    "binary_cross_entropy": Objective(binary_cross_entropy_loss, weigh_bins),
+    "cross_entropy": Objective(cross_entropy_loss, weigh_classes),
+    "squared_error": Objective(squared_error_loss, weigh_bins),
 }
 """Every objective by the name that a job may give it."""
