@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -8,11 +9,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
-from cisray.bundle import Predictor, build_network, write_bundle
+from cisray.bundle import (
+    WITH_NAMED_HEADS,
+    Predictor,
+    _load_pyfunc,
+    build_network,
+    bundle_digest,
+    head_tracks,
+    read_cards,
+    read_config,
+    shared_geometry,
+    write_bundle,
+)
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig
+from cisray.models.basenji2 import Basenji2Config
+from cisray.models.catalog import ARCHITECTURES
+from cisray.models.heads import NamedHeads
+from cisray.models.reach import reach_of
 from cisray.training.batches import reverse_complement, swap_strands
 
 GEOMETRY = Geometry(window_bp=64, bin_bp=8, crop_bins=1)
@@ -30,7 +46,10 @@ def random_codes(num_windows, seed=0):
 
 def moved_network(config):
     """Build a network with weights that differ from those a fresh one would have."""
-    network = build_network(config, geometry=GEOMETRY, num_tracks=3)
+    return moved_weights(build_network(config, geometry=GEOMETRY, num_tracks=3))
+
+
+def moved_weights(network):
     torch.manual_seed(1)
     with torch.no_grad():
         for name, weight in network.state_dict().items():
@@ -56,7 +75,7 @@ def bundle(tmp_path, config, card):
     network = moved_network(config)
     folder = tmp_path / "bundle"
     metrics = {"valid.pearson": 0.5, "history": [{"valid.r2": float("nan")}]}
-    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics=metrics, objective="poisson")
+    write_bundle(folder, weights=network.state_dict(), config=config, cards=card, metrics=metrics, objective="poisson")
     return folder, network
 
 
@@ -82,6 +101,8 @@ def test_a_loaded_bundle_predicts_what_the_network_did_on_the_natural_scale(bund
     assert predictor.config == config
     assert predictor.card == card
     assert predictor(codes).dtype == torch.float32
+    assert (predictor.head, predictor.link) == (None, "identity")
+    assert torch.equal(predictor.natural_values(predictor.network(codes)), predictor(codes))
 
 
 def test_predictions_do_not_depend_on_the_company_or_the_call(bundle):
@@ -148,7 +169,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_does_not_run(bundle, tm
     harmed = tmp_path / "harmed"
     with (folder / "weights.safetensors").open("wb") as handle:
         dump(Attack(harmed), handle)
-    with pytest.raises(InputError, match=r"weights\.safetensors: these weights do not fit the network"):
+    with pytest.raises(InputError, match=r"weights\.safetensors: these weights are damaged, or none: .*copy them"):
         Predictor(folder)
     assert not harmed.exists()
     with (folder / "weights.safetensors").open("rb") as handle:  # the attack is a real one
@@ -188,7 +209,9 @@ def test_weights_of_another_shape_or_name_are_refused(bundle):
         ):
             Predictor(folder)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="these weights do not fit"):
+    with pytest.raises(
+        InputError, match=r"weights\.safetensors: these weights are damaged, or none: .*; copy them again"
+    ):
         Predictor(folder)
 
 
@@ -209,6 +232,178 @@ def test_a_card_of_other_tracks_does_not_belong_to_the_weights(bundle):
 def test_a_bundle_is_replaced_whole(bundle, config, card):
     folder, network = bundle
     (folder / "old").touch()
-    write_bundle(folder, weights=network.state_dict(), config=config, card=card, metrics={}, objective="poisson")
+    write_bundle(folder, weights=network.state_dict(), config=config, cards=card, metrics={}, objective="poisson")
     assert not (folder / "old").exists()
     assert Predictor(folder).config == config
+
+
+TWO_HEADS = Basenji2Config(
+    stem_channels=6, channels=8, dilated_layers=1, dilated_channels=4, head_channels=8, dilated_dropout=0.5
+)
+
+
+@pytest.fixture
+def cards(card, make_card):
+    """Make the cards of two heads: three tracks, and one of them with a margin of its own."""
+    geometry = dataclasses.replace(GEOMETRY, margin_bp=5)
+    return {
+        "mouse": card,
+        "human": make_card(geometry=geometry, tracks=(dataclasses.replace(card.tracks[2], scale=0.5),)),
+    }
+
+
+def write_two(folder, cards, **changes):
+    network = build_network(TWO_HEADS, geometry=GEOMETRY, num_tracks=head_tracks(cards))
+    moved = moved_weights(network)
+    given = {"weights": moved.state_dict(), "config": TWO_HEADS, "cards": cards, "metrics": {}, "objective": "poisson"}
+    write_bundle(folder, **(given | changes))
+    return moved
+
+
+@pytest.fixture
+def two_heads(tmp_path, cards):
+    """Write a bundle of two heads and return its folder and its network."""
+    return tmp_path / "heads", write_two(tmp_path / "heads", cards)
+
+
+def test_each_head_of_a_bundle_predicts_its_own_tracks(two_heads, cards):
+    folder, network = two_heads
+    codes = random_codes(4)
+    for name, card in cards.items():
+        predictor = Predictor(folder, head=name)
+        assert (predictor.head, predictor.card, predictor.cards) == (name, card, cards)
+        with torch.no_grad():
+            expected = to_natural(network(codes, name), card.transforms())
+        torch.testing.assert_close(predictor(codes), expected)
+        turned = swap_strands(predictor(reverse_complement(codes)), torch.tensor(card.strand_swap()))
+        torch.testing.assert_close(predictor.both_strands(codes), (expected + turned) / 2)
+        assert predictor(codes).shape == (4, 6, len(card.tracks))
+        np.testing.assert_array_equal(_load_pyfunc(str(folder), {"head": name}).predict(codes.numpy()), expected)
+
+
+def test_a_bundle_of_several_heads_has_a_card_for_each(two_heads, cards):
+    folder, _ = two_heads
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert files == ["cards/human.json", "cards/mouse.json", "metrics.json", "model.json", "weights.safetensors"]
+    assert json.loads((folder / "model.json").read_text())["heads"] == ["mouse", "human"]
+    assert list(read_cards(folder).items()) == list(cards.items())
+    assert read_config(folder) == TWO_HEADS
+    write_two(folder.parent / "again", read_cards(folder))
+    assert bundle_digest(folder.parent / "again") == bundle_digest(folder)
+
+
+def test_one_card_has_no_heads_and_a_head_may_be_named(bundle, card, tmp_path, cards):
+    assert read_cards(bundle[0]) == {None: card}
+    assert "heads" not in json.loads((bundle[0] / "model.json").read_text())
+    assert head_tracks(card) == head_tracks({None: card}) == 3
+    one = {"mouse": cards["mouse"]}
+    write_two(tmp_path / "one", one)
+    assert torch.equal(
+        Predictor(tmp_path / "one")(random_codes(1)), Predictor(tmp_path / "one", head="mouse")(random_codes(1))
+    )
+    assert Predictor(tmp_path / "one").head == "mouse"
+
+
+def test_the_head_that_is_meant_must_be_said_and_be_there(two_heads, bundle):
+    folder, _ = two_heads
+    with pytest.raises(InputError, match=r"heads: this bundle has several heads; add head=\.\.\., it has mouse, human"):
+        Predictor(folder)
+    with pytest.raises(InputError, match=r"heads: this bundle has no head 'rat'; it has mouse, human"):
+        Predictor(folder, head="rat")
+    with pytest.raises(
+        InputError, match=r"bundle: this bundle has no head 'rat'; its only head has no name: leave head"
+    ):
+        Predictor(bundle[0], head="rat")
+
+
+def test_the_digest_is_over_the_cards_of_all_heads(two_heads):
+    folder, _ = two_heads
+    digest = Predictor(folder, head="human").digest
+    assert Predictor(folder, head="mouse").digest == digest == bundle_digest(folder)
+    change_json(folder / "cards/mouse.json", lambda card: card.update(name="other"))
+    assert bundle_digest(folder) != digest
+
+
+def test_heads_of_other_windows_do_not_share_a_trunk(tmp_path, cards, two_heads):
+    assert shared_geometry(cards) == GEOMETRY  # the margin is not the network's
+    for change in ({"window_bp": 72}, {"bin_bp": 4, "crop_bins": 1}, {"crop_bins": 2}):
+        geometry = dataclasses.replace(GEOMETRY, **change)
+        other = cards | {"human": dataclasses.replace(cards["human"], geometry=geometry)}
+        message = (
+            r"other: head human has window_bp=.*, head mouse has window_bp=64, bin_bp=8, crop_bins=1; heads of one"
+        )
+        with pytest.raises(InputError, match=message):
+            write_two(tmp_path / "other", cards=other, weights={})
+        assert not (tmp_path / "other").exists()
+    folder, _ = two_heads
+    change_json(folder / "cards/human.json", lambda card: card["geometry"].update(crop_bins=2))
+    with pytest.raises(InputError, match=r"heads: head human has window_bp=64, bin_bp=8, crop_bins=2, head mouse has"):
+        Predictor(folder, head="mouse")
+
+
+@pytest.mark.parametrize("heads", ["human", [], ["human", "human"], ["../human"], ["human", 3], [None, "human"], {}])
+def test_heads_that_are_no_names_are_refused(two_heads, heads):
+    folder, _ = two_heads
+    change_json(folder / "model.json", lambda model: model.update(heads=heads))
+    with pytest.raises(InputError, match=r"model\.json: heads is .*; wanted a list of different names of letters"):
+        Predictor(folder, head="human")
+
+
+def test_a_head_that_cannot_be_called_so_is_refused(tmp_path, cards):
+    with pytest.raises(InputError, match=r"other: head 'a/b'; wanted a name of letters, digits and _"):
+        write_bundle(
+            tmp_path / "other",
+            weights={},
+            config=TWO_HEADS,
+            cards={"a/b": cards["mouse"]},
+            metrics={},
+            objective="poisson",
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_missing_card_of_a_head_is_named(two_heads):
+    (two_heads[0] / "cards/human.json").unlink()
+    with pytest.raises(InputError, match=r"cards/human\.json: no such file, but a bundle's card was expected here"):
+        Predictor(two_heads[0], head="mouse")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda each: each.name)
+def test_an_architecture_has_named_heads_or_says_that_it_has_not(architecture):
+    config = architecture.config
+    with torch.device("meta"):
+        if isinstance(config, WITH_NAMED_HEADS):
+            network = build_network(config, geometry=architecture.geometry, num_tracks={"a": 2, "b": 1})
+            assert isinstance(network.head, NamedHeads)
+            assert list(network.head.tracks) == ["a", "b"]
+        else:
+            message = (
+                rf"model.architecture={config.architecture}: has one head, and the datasets are for a, b; wanted one"
+            )
+            with pytest.raises(
+                InputError, match=message + " of basenji2, enformer, borzoi, or a model for each dataset"
+            ):
+                build_network(config, geometry=architecture.geometry, num_tracks={"a": 2, "b": 1})
+
+
+def test_linear_baselines_have_one_head():
+    with pytest.raises(InputError, match="architecture=kmer_ridge: has one head"):
+        build_network(KmerRidgeConfig(), geometry=GEOMETRY, num_tracks={"a": 2})
+
+
+def test_a_check_proves_the_reach_of_what_was_loaded(bundle, config):
+    predictor = Predictor(bundle[0])
+    if isinstance(config, KmerRidgeConfig):
+        assert predictor.check() == ()
+        return
+    assert predictor.check() == reach_of(predictor.network.local) != ()
+    predictor.network.local.append(torch.nn.Softmax(dim=2))
+    with pytest.raises(InputError, match="bundle: Softmax: no rule says how far this layer of `local` reaches"):
+        predictor.check()
+
+
+def test_a_call_does_not_bring_the_transforms_to_the_device_again(bundle, monkeypatch):
+    predictor, codes = Predictor(bundle[0]), random_codes(2)
+    expected = predictor.both_strands(codes)
+    monkeypatch.delattr(torch, "from_numpy")
+    assert torch.equal(predictor.both_strands(codes), expected)

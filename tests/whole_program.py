@@ -126,7 +126,7 @@ def dataset(ray_here, build_job, tmp_path_factory):
 def train_job(dataset):
     """A job that trains a small network for two short epochs."""
     from cisray.config import load_job
-    from cisray.flows.train import TrainJob
+    from cisray.flows.train_job import TrainJob
 
     def make(out, *overrides):
         settings = (
@@ -157,7 +157,7 @@ def bundle(train_job, tmp_path_factory):
 def ridge_job(dataset):
     """A job that fits a small linear baseline."""
     from cisray.config import load_job
-    from cisray.flows.train import TrainJob
+    from cisray.flows.train_job import TrainJob
 
     def make(out, *overrides):
         settings = (f"dataset={dataset}", f"out={out}", "model.k=3", "model.contexts_bp=[64]")

@@ -5,7 +5,9 @@
     card.json             the dataset's card: tracks, geometry, genome, transforms
     metrics.json          what was measured, and how each metric is defined
 
-A `Predictor` turns codes into predictions. A folder like this is Ray's checkpoint, MLflow's model and scoring's input.
+A network with several heads learned from as many datasets: in place of card.json there is cards/HEAD.json for each, and
+model.json lists the heads in order. A `Predictor` turns codes into the predictions of one head. A folder like this is
+Ray's checkpoint, MLflow's model and scoring's input.
 """
 
 import dataclasses
@@ -24,26 +26,84 @@ from torch import Tensor, nn
 from cisray import __version__
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig
 from cisray.datasets.card import Card, card_from_dict, card_to_dict
-from cisray.datasets.transforms import to_natural
+from cisray.datasets.transforms import PlacedTransforms, to_natural
 from cisray.errors import InputError
 from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
 from cisray.genome.sequence import UNKNOWN
 from cisray.geometry import Geometry
 from cisray.goals import choose
 from cisray.models import catalog
+from cisray.models.basenji2 import Basenji2Config
+from cisray.models.borzoi import BorzoiConfig
 from cisray.models.catalog import NetworkConfig
-from cisray.models.outputs import apply_link
+from cisray.models.enformer import EnformerConfig
+from cisray.models.heads import head_sizes
+from cisray.models.layers import Network
+from cisray.models.outputs import ProfileAndCount, apply_link
+from cisray.models.reach import Reach, check_geometry
 from cisray.training.batches import reverse_complement, swap_strands
 
 SCHEMA_VERSION = 1
+WEIGHTS_NAME = "weights.safetensors"
+MODEL_NAME = "model.json"
 
 ModelConfig = Annotated[NetworkConfig | KmerRidgeConfig, Field(discriminator="architecture")]
 """Any architecture's configuration, told apart by its `architecture` key."""
+WITH_NAMED_HEADS = (Basenji2Config, EnformerConfig, BorzoiConfig)
+"""The configurations whose networks may have several heads."""
+Cards = Card | Mapping[str, Card] | Mapping[str | None, Card]
+"""The card of the only dataset, or the cards of several by the names of their heads."""
 
 
-def build_network(config: NetworkConfig | KmerRidgeConfig, *, geometry: Geometry, num_tracks: int) -> nn.Module:
-    """Build the network of a configuration with fresh weights; what its outputs mean stands in `goals`."""
+def by_head(cards: Cards) -> dict[str | None, Card]:
+    """Return cards by the names of their heads; None stands for the only head of a network without names."""
+    named: dict[str | None, Card] = {None: cards} if isinstance(cards, Card) else dict(cards.items())
+    assert None not in named or len(named) == 1
+    return named
+
+
+def head_tracks(cards: Cards) -> int | dict[str, int]:
+    """Return the tracks of a network that learns from these datasets: their number, or that of each head."""
+    numbers = {name: len(card.tracks) for name, card in by_head(cards).items()}
+    return numbers[None] if None in numbers else {str(name): number for name, number in numbers.items()}
+
+
+def shared_geometry(cards: Cards) -> Geometry:
+    """Return the geometry of a network that learns from these datasets; raise InputError where theirs differ.
+
+    A margin is each dataset's own, and no network's.
+    """
+    (first, like), *others = by_head(cards).items()
+    for name, card in others:
+        if _window_of(card) != _window_of(like):
+            raise InputError(
+                f"head {name} has {_window_of(card)}, head {first} has {_window_of(like)}; heads of one network share "
+                "all three: build their datasets with one geometry"
+            )
+    return dataclasses.replace(like.geometry, margin_bp=0)
+
+
+def _window_of(card: Card) -> str:
+    geometry = card.geometry
+    return f"window_bp={geometry.window_bp}, bin_bp={geometry.bin_bp}, crop_bins={geometry.crop_bins}"
+
+
+def build_network(
+    config: NetworkConfig | KmerRidgeConfig, *, geometry: Geometry, num_tracks: int | Mapping[str, int]
+) -> nn.Module:
+    """Build the network of a configuration with fresh weights; what its outputs mean stands in `goals`.
+
+    Raises:
+        InputError: the architecture has no named heads, and `num_tracks` names some.
+    """
+    if not isinstance(num_tracks, int) and not isinstance(config, WITH_NAMED_HEADS):
+        raise InputError(
+            f"model.architecture={config.architecture}: has one head, and the datasets are for "
+            f"{', '.join(num_tracks)}; wanted one of "
+            f"{', '.join(kind.architecture for kind in WITH_NAMED_HEADS)}, or a model for each dataset"
+        )
     if isinstance(config, KmerRidgeConfig):
+        assert isinstance(num_tracks, int)
         return KmerRidge(config, geometry=geometry, num_tracks=num_tracks)
     return catalog.build(config, geometry=geometry, num_tracks=num_tracks)
 
@@ -53,16 +113,23 @@ def write_bundle(
     *,
     weights: Mapping[str, Tensor],
     config: NetworkConfig | KmerRidgeConfig,
-    card: Card,
+    cards: Cards,
     metrics: Mapping[str, Any],
     objective: str,
     made_by: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a bundle, whole or not at all; `made_by` are the settings of the training that minimised `objective`."""
+    """Write a bundle, whole or not at all; `made_by` are the settings of the training that minimised `objective`.
+
+    Raises:
+        InputError: the heads of several cards do not read the same windows, or have names that none can have.
+    """
+    named = by_head(cards)
+    _check_heads(named, source=path)
+    heads = [name for name in named if name is not None]
     with folder_written_whole(path) as aside:
         save_file(
             {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
-            aside / "weights.safetensors",
+            aside / WEIGHTS_NAME,
         )
         model = {
             "schema_version": SCHEMA_VERSION,
@@ -71,8 +138,9 @@ def write_bundle(
             "model": dataclasses.asdict(config),
             "made_by": dict(made_by or {}),
         }
-        write_json(aside / "model.json", model)
-        write_json(aside / "card.json", card_to_dict(card))
+        write_json(aside / MODEL_NAME, model | ({"heads": heads} if heads else {}))
+        for name, card in named.items():
+            write_json(_card_path(aside, name), card_to_dict(card))
         write_json(aside / "metrics.json", _without_nan(metrics))
 
 
@@ -85,39 +153,128 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Predictor:
-    """A loaded bundle: codes in, predictions on the tracks' natural scale out."""
+def _card_path(bundle_dir: Path, head: str | None) -> Path:
+    return bundle_dir / "card.json" if head is None else bundle_dir / "cards" / f"{head}.json"
 
-    def __init__(self, path: Path | str, *, device: str | torch.device = "cpu") -> None:
+
+def _check_heads(cards: Mapping[str | None, Card], *, source: Path) -> None:
+    """Raise InputError unless heads have names that they can have, and read and predict the same bins of a window."""
+    try:
+        head_sizes(head_tracks(cards))
+        shared_geometry(cards)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def read_cards(path: Path) -> dict[str | None, Card]:
+    """Read a bundle's cards by the names of its heads, in order; None stands for the only head of one without names.
+
+    Raises:
+        InputError: a file is missing or not what it should be, or the heads do not belong together.
+    """
+    cards = {}
+    for name in _read_heads(path):
+        card_path = _card_path(path, name)
+        cards[name] = card_from_dict(read_json(card_path, what="bundle's card"), source=card_path)
+    _check_heads(cards, source=path)
+    return cards
+
+
+def read_config(path: Path) -> NetworkConfig | KmerRidgeConfig:
+    """Read the configuration of a bundle's network; raise InputError where it is none."""
+    try:
+        return TypeAdapter(ModelConfig).validate_python(_read_model(path).get("model"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path / MODEL_NAME}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a bundle's weights; raise InputError where the file is missing or damaged."""
+    try:
+        return load_file(path / WEIGHTS_NAME)
+    except FileNotFoundError:
+        raise InputError(f"{path / WEIGHTS_NAME}: no such file; a bundle needs it beside model.json") from None
+    except SafetensorError as error:
+        raise InputError(
+            f"{path / WEIGHTS_NAME}: these weights are damaged, or none: {error}; copy them again"
+        ) from None
+
+
+def bundle_digest(path: Path) -> str:
+    """Return the digest of a bundle's weights, configuration and cards."""
+    cards = [_card_path(path, name) for name in _read_heads(path)]
+    files = [path / WEIGHTS_NAME, path / MODEL_NAME, *cards]
+    return value_digest({str(file.relative_to(path)): file_digest(file) for file in files})
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    values = read_json(path / MODEL_NAME, what="bundle's model.json")
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path / MODEL_NAME}: bundle of schema version {values.get('schema_version')}; this cisray reads "
+            f"{SCHEMA_VERSION}"
+        )
+    return values
+
+
+def _read_heads(path: Path) -> list[str | None]:
+    """Read the names of a bundle's heads; a stranger's may lead to no other folder."""
+    heads = _read_model(path).get("heads", [None])
+    if heads != [None] and not (
+        isinstance(heads, list)
+        and heads
+        and all(isinstance(name, str) and name.isidentifier() for name in heads)
+        and len(set(heads)) == len(heads)
+    ):
+        raise InputError(
+            f"{path / MODEL_NAME}: heads is {heads!r}; wanted a list of different names of letters, digits and _"
+        )
+    return heads
+
+
+class Predictor:
+    """A loaded bundle: codes in, predictions on the natural scale of the tracks of one head out."""
+
+    def __init__(self, path: Path | str, *, head: str | None = None, device: str | torch.device = "cpu") -> None:
+        """Load a bundle; `head` names one of several, and an only head needs no name."""
         self.path = Path(path)
         self.device = torch.device(device)
-        self.card = card_from_dict(
-            read_json(self.path / "card.json", what="bundle's card"), source=self.path / "card.json"
+        self.cards = read_cards(self.path)
+        self.head = _choose_head(self.cards, head, source=self.path)
+        self.card = self.cards[self.head]
+        self.config = read_config(self.path)
+        self.network = build_network(
+            self.config, geometry=shared_geometry(self.cards), num_tracks=head_tracks(self.cards)
         )
-        self.config = _read_config(self.path / "model.json")
-        geometry, num_tracks = self.card.geometry, len(self.card.tracks)
-        self.network = build_network(self.config, geometry=geometry, num_tracks=num_tracks)
-        _load_weights(self.network, self.path / "weights.safetensors")
+        _load_weights(self.network, self.path)
         self.network.to(self.device).eval()
-        self._transforms = self.card.transforms()
-        self._link = choose(self.card.kind, self.network).link
+        self.link = choose(self.card.kind, self.network).link
+        self.transforms = self.card.transforms()
+        self._transforms_on_device = PlacedTransforms.on(self.device, self.transforms)
         self.swap = torch.tensor(self.card.strand_swap())
-        self._check_geometry()
+        """For each track its partner on the other strand, [T], on the CPU."""
+        self._swap_on_device = self.swap.to(self.device)
+        self._check_shape()
 
     @property
     def digest(self) -> str:
-        """Digest of weights, configuration and card."""
-        names = ("weights.safetensors", "model.json", "card.json")
-        return value_digest({name: file_digest(self.path / name) for name in names})
+        """Digest of weights, configuration and cards."""
+        return bundle_digest(self.path)
 
     @torch.inference_mode()
     def __call__(self, codes: Tensor) -> Tensor:
         """Predict from codes uint8 [B, window_bp] to natural values float32 [B, N, T]."""
-        return to_natural(apply_link(self.network(codes.to(self.device)), self._link), self._transforms)
+        codes = codes.to(self.device)
+        return self.natural_values(self.network(codes) if self.head is None else self.network(codes, self.head))
+
+    def natural_values(self, outputs: Tensor | ProfileAndCount) -> Tensor:
+        """Turn what the network returns for the head into natural values float32 [B, N, T]."""
+        return to_natural(apply_link(outputs, self.link), self._transforms_on_device)
 
     def both_strands(self, codes: Tensor) -> Tensor:
         """Predict as the mean of both strands' readings, [B, N, T]."""
-        turned = swap_strands(self(reverse_complement(codes)), self.swap.to(self.device))
+        turned = swap_strands(self(reverse_complement(codes)), self._swap_on_device)
         return (self(codes) + turned) / 2
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
@@ -132,7 +289,20 @@ class Predictor:
             raise InputError(f"codes reach from {codes.min()} to {codes.max()}; wanted 0 to 3 for ACGT and 4 for N")
         return self(torch.from_numpy(np.ascontiguousarray(codes, np.uint8))).cpu().numpy()
 
-    def _check_geometry(self) -> None:
+    def check(self) -> tuple[Reach, ...]:
+        """Prove how far a base reaches into the network's `local`, and return it; () for a model without that part.
+
+        It runs in float64 on the CPU, so that it is asked for once and not with every load. Raises InputError where
+        the network cannot be patched; see models.reach.
+        """
+        if not isinstance(self.network, Network):
+            return ()
+        try:
+            return check_geometry(self.network)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+
+    def _check_shape(self) -> None:
         """Predict once, so that files which do not belong together fail at load and not at the millionth row."""
         random = np.random.default_rng(0).integers(0, 4, (1, self.card.geometry.window_bp), np.uint8)
         shape = tuple(self(torch.from_numpy(random)).shape[1:])
@@ -143,31 +313,25 @@ class Predictor:
             )
 
 
-def _read_config(path: Path) -> NetworkConfig | KmerRidgeConfig:
-    values = read_json(path, what="bundle's model.json")
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: bundle of schema version {values.get('schema_version')}; this cisray reads {SCHEMA_VERSION}"
-        )
-    try:
-        return TypeAdapter(ModelConfig).validate_python(values.get("model"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+def _choose_head(cards: Mapping[str | None, Card], head: str | None, *, source: Path) -> str | None:
+    names = ", ".join(name for name in cards if name is not None)
+    if head is None and len(cards) > 1:
+        raise InputError(f"{source}: this bundle has several heads; add head=..., it has {names}")
+    if head is not None and head not in cards:
+        wanted = f"it has {names}" if names else "its only head has no name: leave head out"
+        raise InputError(f"{source}: this bundle has no head {head!r}; {wanted}")
+    return head if head is not None else next(iter(cards))
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
-    """Load safetensors into the network; raise InputError where names or shapes differ."""
+    """Load a bundle's weights into the network; raise InputError where names or shapes differ."""
     try:
-        weights = load_file(path)
-        network.load_state_dict(weights)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a bundle needs it beside model.json") from None
-    except (SafetensorError, RuntimeError) as error:
+        network.load_state_dict(read_weights(path))
+    except RuntimeError as error:
         text = " ".join(str(error).split())[:400]
-        raise InputError(f"{path}: these weights do not fit the network of model.json: {text}") from None
+        raise InputError(f"{path / WEIGHTS_NAME}: these weights do not fit the network of model.json: {text}") from None
 
 
-def _load_pyfunc(path: str) -> Predictor:
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Predictor:
     """Load a bundle for MLflow's pyfunc flavor, which calls this by name and then `predict`."""
-    return Predictor(path)
+    return Predictor(path, head=(model_config or {}).get("head"))

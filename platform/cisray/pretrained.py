@@ -158,7 +158,7 @@ def import_weights(spec: ImportSpec) -> Path:
             aside,
             weights=_only_head(weights, spec.head),
             config=config,
-            card=_make_card(spec, geometry, tracks, facts={"weights": origin}),
+            cards=_make_card(spec, geometry, tracks, facts={"weights": origin}),
             metrics=_nothing_measured(config, geometry, num_tracks=len(tracks)),
             objective=publisher.objective,
             made_by={"imported": origin},

@@ -70,8 +70,8 @@ def test_more_ranks_than_row_groups_are_refused(make_dataset):
     stream = ExampleStream(folder, "train", batch_size=2, seed=1, rank=1, world=2)
     with pytest.raises(InputError, match=r"1 row groups fill no batch of 2 for each of 2 readers"):
         next(iter(stream))
-    with pytest.raises(InputError, match="fill no batch"):
-        next(iter(MixedStream({"a": stream}, weights={"a": 1.0}, steps=3)))
+    with pytest.raises(InputError, match="dataset a: its rows fill no batch for every reader of epoch 0"):
+        next(iter(MixedStream({"a": stream})))
 
 
 def test_processes_of_a_loader_share_the_rows_out(dataset):
@@ -89,46 +89,75 @@ def test_a_batch_of_no_rows_is_refused(dataset):
 
 @pytest.fixture
 def mixture(dataset):
-    def make(**changes):
+    def make(weights=None):
         streams = {
             "large": ExampleStream(dataset[0], "train", batch_size=4, seed=1),
             "small": ExampleStream(dataset[0], "valid", batch_size=4, seed=1),
         }
-        return MixedStream(streams, **({"weights": {"large": 3.0, "small": 1.0}, "steps": 400, "seed": 2} | changes))
+        return MixedStream(streams, weights=weights)
 
     return make
 
 
-def test_a_mixture_draws_by_weight_and_reads_every_row_of_an_epoch_once(mixture):
+WEIGHTS = {"large": 1.0, "small": 3.0}
+
+
+def test_a_mixture_without_weights_reads_every_row_of_every_dataset_once(mixture):
     one = mixture()
-    drawn = [(name, batch["targets"][:, 0, 0].tolist()) for name, batch in one]
-    assert [name for name, _ in drawn] == one.draws(0)
-    assert 0.7 < sum(name == "large" for name, _ in drawn) / len(drawn) < 0.8
-    small = [key for name, batch in drawn if name == "small" for key in batch]
-    for epoch in range(len(small) // 12):
-        assert len(set(small[12 * epoch : 12 * epoch + 12])) == 12
+    drawn = list(one)
+    assert len(drawn) == len(one) == 16 + 3
+    assert [name for name, _ in drawn] == one.mixture.names(0)
+    for name, stream in one.streams.items():
+        assert keys(batch for whose, batch in drawn if whose == name) == keys(stream)
+    assert [number for number, (name, _) in enumerate(drawn) if name == "small"] == [
+        3,
+        9,
+        15,
+    ]  # in the middle of thirds
+    one.epoch = 1
+    assert sorted(keys(batch for _, batch in one)) == sorted(keys(batch for _, batch in drawn))
+    assert keys(batch for _, batch in one) != keys(batch for _, batch in drawn)
+
+
+def test_a_mixture_with_weights_begins_a_dataset_again_that_ends(mixture):
+    one = mixture(WEIGHTS)
+    drawn = list(one)
+    assert len(drawn) == 19
+    assert sum(name == "small" for name, _ in drawn) == 14  # 3 / 4 of 19 are 14.25
+    small = keys(batch for name, batch in drawn if name == "small")
+    for epoch in range(4):
+        assert small[12 * epoch : 12 * epoch + 12] == keys(one.streams["small"].read_from(epoch))
     assert small[:12] != small[12:24]
+    one.epoch = 1
+    onward = keys(batch for name, batch in one if name == "small")
+    assert onward[:4] == keys(one.streams["small"].read_from(4))[8:]  # where it was after 14 batches of 3 an epoch
 
 
-def test_a_mixture_goes_on_from_any_step_of_any_epoch(mixture):
-    whole = [[(name, keys([batch])) for name, batch in mixture(steps=50).read_from(epoch)] for epoch in range(3)]
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_mixture_goes_on_from_any_step_of_any_epoch(mixture, weights):
+    whole = [[(name, keys([batch])) for name, batch in mixture(weights).read_from(epoch)] for epoch in range(3)]
     assert whole[0] != whole[1]
-    for epoch, steps_done in ((0, 0), (0, 17), (1, 0), (2, 49), (2, 31)):
-        rest = [(n, keys([b])) for n, b in mixture(steps=50).read_from(epoch, steps_done=steps_done)]
+    for epoch, steps_done in ((0, 0), (0, 17), (1, 0), (2, 18), (2, 11), (1, 19)):
+        rest = [(n, keys([b])) for n, b in mixture(weights).read_from(epoch, steps_done=steps_done)]
         assert rest == whole[epoch][steps_done:]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": {"large": 1.0}}, r"weights for \['large'\], datasets \['large', 'small'\]"),
-        ({"weights": {"large": 1.0, "small": 0.0}}, "wanted positive numbers"),
-        ({"steps": 0}, "steps 0; wanted positive numbers"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(mixture, changes, message):
-    with pytest.raises(InputError, match=message):
-        mixture(**changes)
+def test_weights_that_do_not_fit_are_refused(mixture):
+    with pytest.raises(InputError, match=r"weights \{'large': 1.0\} for the datasets large, small; wanted a positive"):
+        mixture({"large": 1.0})
+
+
+def test_ranks_read_the_same_dataset_in_every_step(dataset):
+    shares = []
+    for rank in range(2):
+        streams = {
+            split: ExampleStream(dataset[0], split, batch_size=3, seed=1, rank=rank, world=2)
+            for split in ("train", "valid")
+        }
+        shares.append(list(MixedStream(streams)))
+    assert [name for name, _ in shares[0]] == [name for name, _ in shares[1]]
+    rows = [key for share in shares for key in keys(batch for _, batch in share)]
+    assert len(set(rows)) == len(rows) > 0
 
 
 def test_a_mixture_is_read_in_one_process(mixture):

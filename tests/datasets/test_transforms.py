@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cisray.datasets.card import Track, track_transforms
-from cisray.datasets.transforms import POOLING, SumStat, Transforms, describe, describe_inverse, to_natural, to_target
+from cisray.datasets.transforms import (
+    POOLING,
+    PlacedTransforms,
+    SumStat,
+    Transforms,
+    describe,
+    describe_inverse,
+    to_natural,
+    to_target,
+)
 from cisray.errors import InputError
 
 NAN, INF = float("nan"), float("inf")
@@ -264,3 +273,18 @@ def test_where_a_target_was_bent_and_cut_off():
 def test_the_formulas_in_words(settings, there, back):
     assert describe(a_track(**settings)) == there
     assert describe_inverse(a_track(**settings)) == back
+
+
+def test_parameters_that_were_placed_once_make_the_same_values_and_are_not_brought_again(monkeypatch):
+    tracks = [a_track(statistic=name, scale=0.7, clip_soft=2.0) for name in get_args(SumStat)]
+    tracks.append(a_track(statistic="mean_sqrt", order="old", scale=0.7, clip=9.0))
+    transforms = track_transforms(tracks)
+    for dtype in (torch.float32, torch.float64):
+        targets = 5 * torch.rand(4, 6, len(tracks), dtype=dtype)
+        expected = to_natural(targets, transforms)
+        placed = PlacedTransforms.on(torch.device("cpu"), transforms, dtype=dtype)
+        with monkeypatch.context() as patch:
+            patch.delattr(torch, "from_numpy")
+            found = to_natural(targets, placed)
+        assert torch.equal(found, expected)
+        assert found.dtype == dtype

@@ -182,7 +182,7 @@ def finder(ray_here, inputs, tmp_path_factory):
     weights[last][:, 0] = 10.0
     weights[last.replace("weight", "bias")][:] = -35.0  # four bases of four make 40
     write_bundle(
-        folder / "bundle", weights=weights, config=config, card=card, metrics={}, objective="binary_cross_entropy"
+        folder / "bundle", weights=weights, config=config, cards=card, metrics={}, objective="binary_cross_entropy"
     )
     return folder / "bundle"
 

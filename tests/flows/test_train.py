@@ -11,7 +11,8 @@ from cisray.datasets.reading import read_order
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.datasets.streams import ExampleStream
 from cisray.errors import InputError
-from cisray.flows.train import read_through_ray, train
+from cisray.flows.feed import read_through_ray
+from cisray.flows.train import train
 
 pytestmark = pytest.mark.ray
 MARGIN = slice(16, -16)
@@ -61,7 +62,7 @@ def test_ray_data_gives_the_rows_that_a_stream_without_ray_gives(ray_here, datas
     order = read_order(dataset, card, "train", seed=3)
     for rows_seen in (0, 80):
         with_ray = read_through_ray(order, 1, card, batch_size=40, rows_seen=rows_seen)
-        for (codes, targets), batch in zip(with_ray, stream.read_from(1, rows_seen=rows_seen), strict=True):
+        for (codes, targets, _), batch in zip(with_ray, stream.read_from(1, rows_seen=rows_seen), strict=True):
             assert torch.equal(codes, batch["codes"])
             assert np.array_equal(targets.numpy(), batch["targets"].numpy(), equal_nan=True)
 

@@ -1,15 +1,16 @@
 """Read datasets as PyTorch iterables, in one process or many, without Ray."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from cisray.datasets.card import read_card
+from cisray.datasets.mixing import Mixture
 from cisray.datasets.reading import Order, read_epoch, read_order
 from cisray.datasets.schema import Examples, layout_of
 from cisray.errors import InputError
@@ -87,32 +88,18 @@ def to_tensors(examples: Examples) -> Batch:
 
 
 class MixedStream(IterableDataset[tuple[str, Batch]]):
-    """Batches of several datasets, such as of several genomes, each drawn by its weight; every batch is of one of them.
+    """Batches of several datasets, such as of several genomes, each of one of them, in the order of datasets.mixing."""
 
-    The draws are a function of (seed, epoch) alone. A dataset that ends begins its next epoch, in another order.
-    """
-
-    def __init__(
-        self, streams: Mapping[str, ExampleStream], *, weights: Mapping[str, float], steps: int, seed: int = 0
-    ) -> None:
-        """Join streams; an epoch of the mixture is `steps` batches."""
-        if set(streams) != set(weights) or not streams:
-            raise InputError(f"weights for {sorted(weights)}, datasets {sorted(streams)}; wanted one weight for each")
-        if min(weights.values()) <= 0 or steps < 1:
-            raise InputError(f"weights {dict(weights)}, steps {steps}; wanted positive numbers")
-        self.streams, self.steps, self.seed, self.epoch = dict(streams), steps, seed, 0
-        total = sum(weights.values())
-        self.shares = {name: weights[name] / total for name in self.streams}
+    def __init__(self, streams: Mapping[str, ExampleStream], *, weights: Mapping[str, float] | None = None) -> None:
+        """Join streams: without weights an epoch reads every row once, with them each dataset by its weight."""
+        self.streams = dict(streams)
+        self.mixture = Mixture({name: stream.num_batches for name, stream in streams.items()}, weights)
+        self.epoch = 0
+        """Which epoch is read next; whoever trains counts it up."""
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
-        return self.steps
-
-    def draws(self, epoch: int) -> list[str]:
-        """Return which dataset each step of an epoch reads."""
-        random = np.random.default_rng((self.seed, epoch))
-        names = list(self.shares)
-        return [names[index] for index in random.choice(len(names), self.steps, p=list(self.shares.values()))]
+        """Batches of the next epoch."""
+        return self.mixture.steps(self.epoch)
 
     def __iter__(self) -> Iterator[tuple[str, Batch]]:
         """Read the epoch from its first step."""
@@ -122,19 +109,9 @@ class MixedStream(IterableDataset[tuple[str, Batch]]):
         """Read one epoch from after its first `steps_done` steps."""
         if get_worker_info() is not None:
             raise InputError("a mixture is read in one process; give DataLoader num_workers=0")
-        before = [name for earlier in range(epoch) for name in self.draws(earlier)]
-        draws = self.draws(epoch)
-        before += draws[:steps_done]
-        readers = {name: self._endless(stream, before.count(name)) for name, stream in self.streams.items()}
-        for name in draws[steps_done:]:
-            yield name, next(readers[name])
+        readers = {name: partial(_read_batches, stream) for name, stream in self.streams.items()}
+        yield from self.mixture.read(readers, epoch, steps_done)
 
-    def _endless(self, stream: ExampleStream, batches_seen: int) -> Iterator[Batch]:
-        """Read a stream's epochs one after another, from after the first `batches_seen` batches of all."""
-        epoch = 0
-        while batches_seen >= stream.num_batches(epoch) > 0:
-            batches_seen -= stream.num_batches(epoch)
-            epoch += 1
-        while True:
-            yield from stream.read_from(epoch, rows_seen=batches_seen * stream.batch_size)
-            epoch, batches_seen = epoch + 1, 0
+
+def _read_batches(stream: ExampleStream, epoch: int, batches_seen: int) -> Iterator[Batch]:
+    return stream.read_from(epoch, rows_seen=batches_seen * stream.batch_size)

@@ -130,6 +130,20 @@ class Transforms(NamedTuple):
         return self.clip_soft * self.scale_last, self.top * self.scale_last
 
 
+class PlacedTransforms(NamedTuple):
+    """Tracks' transforms whose parameters lie on one device, so that no batch has to bring them there."""
+
+    transforms: Transforms
+    """Says which steps there are."""
+    parameters: Any
+    """The same as tensors of the device."""
+
+    @classmethod
+    def on(cls, device: torch.device, transforms: Transforms, *, dtype: torch.dtype = torch.float32) -> Self:
+        """Put the parameters on a device, for tensors of a type that lie there."""
+        return cls(transforms, _like(torch.empty(0, device=device, dtype=dtype), transforms))
+
+
 def describe(track: TrackTransform) -> str:
     """Say in formulas how the bases x of a bin become the target that a model learns."""
     steps = [f"{POOLING[track.statistic]} over the bases of a bin"]
@@ -195,9 +209,12 @@ def to_target(pooled: A, transforms: Transforms) -> A:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def to_natural(target: A, transforms: Transforms) -> A:
+def to_natural(target: A, transforms: Transforms | PlacedTransforms) -> A:
     """Invert `to_target`: exact but for what was cut off at the clip, which comes back as the value cut to."""
-    of = _like(target, transforms)
+    if isinstance(transforms, PlacedTransforms):
+        transforms, of = transforms
+    else:
+        of = _like(target, transforms)
     x = target / of.scale_last
     if np.isfinite(transforms.clip_soft).any():
         excess = (x - of.clip_soft).clip(min=0)
