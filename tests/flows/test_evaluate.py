@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -7,13 +8,16 @@ import pyarrow.parquet as pq
 import pyBigWig
 import pytest
 import scipy.stats
+import torch
 from sklearn.metrics import r2_score
 
-from cisray.bundle import Predictor
+from cisray.bundle import Predictor, build_network, head_tracks, shared_geometry, write_bundle
 from cisray.datasets.card import read_card
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.evaluate import EvaluateJob, evaluate
+from cisray.models.basenji2 import Basenji2Config
+from cisray.training.gene_metrics import GeneSpec
 
 pytestmark = pytest.mark.ray
 TRACKS = ["strength", "spacing", "plus", "minus"]
@@ -196,3 +200,229 @@ def test_results_name_the_model_they_are_of(results, bundle):
     assert results["models"]["model"]["digest"] == Predictor(bundle).digest
     weights = sum(weight.numel() for weight in Predictor(bundle).network.parameters())
     assert results["models"]["model"]["num_parameters"] == weights
+
+
+# --- genes and second measurements
+
+GENES = [  # on sim4, whose windows reach to base 59,392; bins of 16 bp
+    *((f"g{number}", [(700 * number + 90, 700 * number + 90 + 40 * (number % 5 + 1))]) for number in range(80)),
+    ("two", [(20, 35), (1000, 1300)]),
+    ("cut", [(59_000, 59_500)]),
+    ("beyond", [(59_400, 59_700)]),
+]
+
+
+@pytest.fixture(scope="module")
+def annotation(tmp_path_factory):
+    """A GTF file of genes on the contig of the test split, and of one that trains, of the same name without its sim."""
+    path = tmp_path_factory.mktemp("genes") / "genes.gtf"
+    lines = [
+        f'chrSIM4\tme\texon\t{first + 1}\t{last}\t.\t+\t.\tgene_id "{name}"; gene_type "{kind}";\n'
+        for name, exons in GENES
+        for kind in ["odd" if name == "g7" else "rna"]
+        for first, last in exons
+    ]
+    lines.append('sim1\tme\texon\t1\t900\t.\t+\t.\tgene_id "trains"; gene_type "rna";\n')
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def with_genes(ray_here, dataset, bundle, ridge, annotation, simulated, tmp_path_factory):
+    """Both models measured across genes too, one track with another as its second, one with its own file."""
+    job = EvaluateJob(
+        model=str(bundle),
+        beside=str(ridge),
+        dataset=str(dataset),
+        out=str(tmp_path_factory.mktemp("with_genes") / "evaluation"),
+        genes=GeneSpec(file=str(annotation), biotypes=("rna",)),
+        ceiling={"plus": str(simulated / "tracks/plus.bw"), "strength": "spacing"},
+    )
+    return evaluate(job)
+
+
+@pytest.fixture(scope="module")
+def told(with_genes):
+    return json.loads((with_genes / "evaluation.json").read_text())
+
+
+def sum_over_genes(values):
+    """Sum values [B, N, T] of the windows of sim4 over the genes that they cover, without cisray: log2(1 + sum)."""
+    bins = values.reshape(-1, len(TRACKS)).astype(np.float64)  # side by side from base 0 on
+    sums = [
+        bins[sorted({base // 16 for first, last in exons for base in range(first, last)})].sum(axis=0)
+        for name, exons in GENES
+        if name not in ("cut", "beyond", "g7")
+    ]
+    return np.log2(1 + np.maximum(sums, 0))
+
+
+def test_genes_are_measured_as_the_predictions_that_were_written_say(with_genes, told, predictions):
+    """The rows are those of the evaluation without genes, in which the same model predicts the same windows."""
+    _, predicted, measured = read_predictions(with_genes)
+    np.testing.assert_array_equal(predicted, predictions[1])
+    x, y = sum_over_genes(predicted), sum_over_genes(measured)
+    assert np.isfinite(y).all()
+    metrics = told["genes"]["models"]["model"]
+    for index, track in enumerate(TRACKS):
+        assert metrics["tracks"][track]["num_genes"] == len(y) == 80
+        pearson = scipy.stats.pearsonr(x[:, index], y[:, index]).statistic
+        assert metrics["tracks"][track]["gene_pearson"] == pytest.approx(pearson, abs=1e-5)
+        spearman = scipy.stats.spearmanr(x[:, index], y[:, index]).statistic
+        assert metrics["tracks"][track]["gene_spearman"] == pytest.approx(spearman, abs=1e-3)
+        assert -1 <= metrics["tracks"][track]["gene_specificity"] <= 1
+    assert metrics["num_compared"] == 80
+    assert -1 <= metrics["track_specificity"] <= 1
+    assert list(told["genes"]["models"]) == ["model", "beside"]
+    assert told["genes"]["models"]["beside"]["tracks"] != metrics["tracks"]
+
+
+def test_genes_that_are_not_measured_are_counted(told):
+    assert told["genes"]["counts"] == {
+        "genes read": 84,
+        "genes kept": 83,
+        "genes left out: of biotypes that were not asked for": 1,
+        "genes under no window": 2,
+    }
+    assert told["genes"]["part"] == "exons"
+    assert told["genes"]["file"] == "genes.gtf"
+    assert set(told["genes"]["definitions"]) == {
+        "gene_pearson",
+        "gene_spearman",
+        "gene_specificity",
+        "track_specificity",
+    }
+
+
+def test_the_sums_of_genes_are_written_beside_the_predictions(with_genes):
+    table = pq.read_table(with_genes / "genes.parquet")
+    assert table["id"].to_pylist() == [
+        name for name, _ in sorted(GENES, key=lambda one: one[1]) if name not in ("g7", "beyond")
+    ]
+    assert set(table["contig"].to_pylist()) == {"sim4"}
+    covered = np.frombuffer(b"".join(table["covered"].to_pylist()), "<f4").reshape(-1, len(TRACKS))
+    assert covered[:-1].min() == 1
+    np.testing.assert_allclose(covered[-1], (59_392 - 59_000) / 500)  # the gene that the windows cut
+
+
+def test_a_second_measurement_stands_beside_the_models(with_genes, told, dataset):
+    _, predicted, measured = read_predictions(with_genes)
+    ceiling = told["ceiling"]
+    assert ceiling["seconds"] == {"plus": "plus.bw", "strength": "spacing"}
+    assert list(ceiling["models"]) == ["second", "model", "beside"]
+    assert ceiling["models"]["second"]["plus"]["pearson"] == pytest.approx(1)  # the file that the track was made of
+    x, y = (measured[:, :, TRACKS.index(name)].ravel() for name in ("spacing", "strength"))
+    both = ~np.isnan(x) & ~np.isnan(y)
+    expected = scipy.stats.pearsonr(x[both], y[both]).statistic
+    assert ceiling["models"]["second"]["strength"]["pearson"] == pytest.approx(expected, abs=1e-5)
+    expected = scipy.stats.pearsonr(predicted[:, :, 0].ravel()[both], y[both]).statistic
+    assert ceiling["models"]["model"]["strength"]["pearson"] == pytest.approx(expected, abs=1e-5)
+    assert ceiling["models"]["model"]["strength"]["num_bins"] == both.sum()
+
+
+def test_metrics_over_bins_are_those_without_genes(told, results):
+    assert told["models"] == results["models"]
+    assert "head" not in told
+
+
+def test_an_evaluation_with_genes_is_not_made_again(with_genes, bundle, ridge, dataset, annotation, simulated):
+    job = {
+        "model": str(bundle),
+        "beside": str(ridge),
+        "dataset": str(dataset),
+        "out": str(with_genes),
+        "ceiling": {"plus": str(simulated / "tracks/plus.bw"), "strength": "spacing"},
+    }
+    told = []
+    same = EvaluateJob(**job, genes=GeneSpec(file=str(annotation), biotypes=("rna",)))
+    assert evaluate(same, report=told.append) == with_genes
+    assert told == []
+    for other in (None, GeneSpec(file=str(annotation)), GeneSpec(file=str(annotation), biotypes=("rna",), part="span")):
+        with pytest.raises(InputError, match="was not made by this job"):
+            evaluate(EvaluateJob(**job, genes=other))
+
+
+def test_genes_of_labels_or_of_no_window_are_refused(dataset, bundle, annotation, changed, tmp_path):
+    out = tmp_path / "out"
+
+    def ask(folder, path):
+        return EvaluateJob(model=str(bundle), dataset=str(folder), out=str(out), genes=GeneSpec(file=str(path)))
+
+    with pytest.raises(
+        InputError, match=r"nowhere\.gtf: no such file, but a gene annotation \(GTF or GFF3\) was expected"
+    ):
+        evaluate(ask(dataset, tmp_path / "nowhere.gtf"))
+    (tmp_path / "far.gtf").write_text(annotation.read_text().splitlines()[-1])
+    with pytest.raises(InputError, match=r"far\.gtf: none of its 1 genes lies under a window of the test split"):
+        evaluate(ask(dataset, tmp_path / "far.gtf"))
+    with pytest.raises(InputError, match="genes: the dataset's targets are labels; sums over genes are of coverage"):
+        evaluate(ask(changed(lambda card: card.update(kind="labels")), annotation))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_gpu_that_is_not_there_is_asked_for_in_vain(ray_here, dataset, bundle, tmp_path):
+    job = EvaluateJob(model=str(bundle), dataset=str(dataset), out=str(tmp_path / "out"), use_gpu=True)
+    assert job.resources.gpus_per_actor == 1
+    with pytest.raises(
+        InputError, match="use_gpu: this cluster has no GPU; leave it out, or join a cluster that has one"
+    ):
+        evaluate(job)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def two_heads(dataset, tmp_path_factory):
+    """A bundle whose heads are of the dataset's tracks, and of the first of them, with weights drawn at random."""
+    card = read_card(dataset)
+    alone = dataclasses.replace(card, tracks=card.tracks[:1], regions=card.regions | {"train": ["sim1:0-1000"]})
+    cards = {"human": alone, "mouse": card}
+    config = Basenji2Config(stem_channels=8, channels=8, dilated_layers=1, dilated_channels=8, head_channels=8)
+    torch.manual_seed(0)
+    network = build_network(config, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
+    folder = tmp_path_factory.mktemp("heads") / "two"
+    metrics = {"num_parameters": 1, "history": []}
+    write_bundle(folder, weights=network.state_dict(), config=config, cards=cards, metrics=metrics, objective="poisson")
+    return folder
+
+
+def test_one_head_of_several_is_measured(ray_here, dataset, two_heads, ridge, examples, tmp_path):
+    job = EvaluateJob(
+        model=str(two_heads),
+        head="mouse",
+        beside=str(ridge),
+        dataset=str(dataset),
+        out=str(tmp_path / "one"),
+        strands="forward",
+    )
+    folder = evaluate(job)
+    _, predicted, _ = read_predictions(folder)
+    np.testing.assert_allclose(predicted, Predictor(two_heads, head="mouse").predict(examples[0]), rtol=1e-4)
+    told = json.loads((folder / "evaluation.json").read_text())
+    assert told["head"] == "mouse"
+    check_metrics(told["models"]["beside"]["tracks"], Predictor(ridge).predict(examples[0]), examples[1])
+
+
+def test_the_head_that_is_meant_must_be_named_and_fit(dataset, two_heads, bundle, tmp_path):
+    def ask(model, head):
+        return EvaluateJob(model=str(model), head=head, dataset=str(dataset), out=str(tmp_path / "out"))
+
+    for model, head, match in (
+        (two_heads, None, r"this bundle has several heads; add head=\.\.\., it has human, mouse"),
+        (two_heads, "rat", "this bundle has no head 'rat'; it has human, mouse"),
+        (bundle, "rat", "rat"),
+        (two_heads, "human", r"predicts the tracks \['strength'\], the dataset has"),
+    ):
+        with pytest.raises(InputError, match=match):
+            evaluate(ask(model, head))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_any_head_learned_from_is_not_measured_on(dataset, two_heads, tmp_path):
+    folder = tmp_path / "two"
+    shutil.copytree(two_heads, folder)
+    card = json.loads((folder / "cards/human.json").read_text())
+    card["regions"]["train"].append("sim4:10000-20000")
+    (folder / "cards/human.json").write_text(json.dumps(card))
+    job = EvaluateJob(model=str(folder), head="mouse", dataset=str(dataset), out=str(tmp_path / "out"))
+    with pytest.raises(InputError, match="sim4:10000-20000 is in its train split, and sim4:0-60000 would be measured"):
+        evaluate(job)

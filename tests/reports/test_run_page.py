@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from cisray.datasets.card import Track
+from cisray.datasets.gene_sums import GeneTable, write_gene_sums
 from cisray.datasets.predictions import Predicted
 from cisray.errors import InputError
 from cisray.files import write_json
+from cisray.genome.genes import Gene
 from cisray.reports.run_page import (
     PANELS_PER_FIGURE,
     REGION_BP,
@@ -15,6 +17,8 @@ from cisray.reports.run_page import (
     pair_up,
     write_run_page,
 )
+from cisray.training.evaluation import CEILING_DEFINITION
+from cisray.training.gene_metrics import GENE_DEFINITIONS
 from cisray.training.metrics import DEFINITIONS
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -238,3 +242,93 @@ def test_strand_pairs_come_together_and_no_figure_cuts_one(make_evaluation, card
     alts = [value for _, name, value in page.attributes if name == "alt" and " along " in value]
     shown = [re.search("predicted (.*) along", alt)[1].split(", ") for alt in alts]
     assert shown == [list(names[:11]), ["x.fwd", "x.rev"]]
+
+
+# --- second measurements and genes
+
+
+def add_ceiling(results):
+    def of_role(shift, first):
+        track = {"num_bins": 440.0, "pearson": 0.95 - shift, "pearson_log1p": 0.9 - shift}
+        return {"plain": track, "plus": track | {"pearson": first}}
+
+    of_models = {"model": of_role(0.1, None), "beside": of_role(0.5, 0.25)}
+    of_models = {role: of_models[role] for role in results["models"]}
+    ceiling = {
+        "definition": CEILING_DEFINITION,
+        "seconds": {"plain": EVIL, "plus": "minus"},
+        "models": {"second": of_role(0, 0.99), **of_models},
+    }
+    return results | {"ceiling": ceiling}
+
+
+def test_a_ceiling_stands_before_the_models_on_the_same_bins(make_evaluation, read_page):
+    folder, *_ = make_evaluation(change=add_ceiling)
+    page = read_page(write_run_page(folder))
+    names = ["ceiling", "basenji", "kmer_ridge"]
+    assert page.table("track", "second measurement", "bins of both", *names, *names) == [
+        ["plain", EVIL, "440", "0.950", "0.850", "0.450", "0.900", "0.800", "0.400"],
+        ["plus", "minus", "440", "0.990", "–", "0.250", "0.900", "0.800", "0.400"],
+    ]
+    assert CEILING_DEFINITION in page.text
+    folder, *_ = make_evaluation(change=add_ceiling, beside=False)
+    page = read_page(write_run_page(folder))
+    assert len(page.table("track", "second measurement", "bins of both", *["ceiling", "basenji"] * 2)) == 2
+
+
+def add_genes(results):
+    def of_model(shift):
+        tracks = {
+            name: {"num_genes": 9, "gene_pearson": 0.8 - shift, "gene_spearman": 0.7 - shift, "gene_specificity": None}
+            for name in ("plain", "gap", "plus", "minus")
+        }
+        tracks["plus"] = tracks["plus"] | {"gene_specificity": 0.5 - shift}
+        return {"tracks": tracks, "num_compared": 8, "track_specificity": 0.375 - shift, "num_across": 7}
+
+    genes = {
+        "file": "genes.gtf",
+        "part": "span",
+        "biotypes": [EVIL],
+        "least_covered": 0.8,
+        "counts": {"genes read": 1234, "genes kept": 1200, "genes under no window": 1190},
+        "definitions": GENE_DEFINITIONS,
+        "models": {role: of_model(shift) for role, shift in zip(results["models"], (0, 0.25), strict=False)},
+    }
+    return results | {"genes": genes}
+
+
+@pytest.fixture
+def genes_page(make_evaluation, read_page):
+    folder, *_ = make_evaluation(change=add_genes)
+    edges = np.array([[0, 9]])
+    genes = [Gene(f"g{number}", "", "sim3", 0, 9, "+", "", edges) for number in range(10)]
+    values = np.random.default_rng(0).gamma(2, 30, (3, 10, 4)).astype("f4")
+    values[2] = 0.8
+    values[2, 9] = 0.79
+    values[2, :, 1] = 0.5
+    write_gene_sums(folder / "genes.parquet", genes, GeneTable(*values), tracks=["plain", "gap", "plus", "minus"])
+    return read_page(write_run_page(folder))
+
+
+def test_genes_have_metrics_of_both_models_and_their_meaning(genes_page):
+    rows = genes_page.table("track", "genes", *["basenji", "kmer_ridge"] * 3)
+    assert rows[0] == ["plain", "9", "0.800", "0.550", "0.700", "0.450", "–", "–"]
+    assert rows[2] == ["plus", "9", "0.800", "0.550", "0.700", "0.450", "0.500", "0.250"]
+    assert "0.500 specificity across genes, mean over tracks kmer_ridge: 0.250" in genes_page.text
+    assert "0.375 specificity across tracks, mean over 7 genes kmer_ridge: 0.125" in genes_page.text
+    assert "What the bins of each gene's span sum up to, predicted against measured" in genes_page.text
+    assert f"genes of genes.gtf, biotypes: {EVIL}" in genes_page.text
+    assert all(text in genes_page.text for text in GENE_DEFINITIONS.values())
+    assert "genes read 1,234 genes kept 1,200 genes under no window 1,190" in genes_page.text
+    assert "genes that all tracks have, at least 80% covered 8" in genes_page.text
+
+
+def test_genes_that_are_covered_enough_are_drawn(genes_page):
+    alts = [value for _, name, value in genes_page.attributes if name == "alt" and value.startswith("density of genes")]
+    assert alts == [f"density of genes by measured and predicted {name}" for name in ("plain", "plus", "minus")]
+    assert genes_page.text.count("9 genes; Pearson across genes 0.800") == 3
+
+
+def test_a_head_is_named(make_evaluation, read_page):
+    folder, *_ = make_evaluation(change=lambda results: results | {"head": "mouse"})
+    assert "simulated (sim), head mouse, mean of both strands" in read_page(write_run_page(folder)).text

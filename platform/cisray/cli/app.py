@@ -7,8 +7,9 @@ import typer
 
 from cisray import __version__
 from cisray.cli.dataset_verbs import build, export, mine, simulate
-from cisray.cli.model_verbs import evaluate, import_weights, models, train
-from cisray.cli.score_verbs import report, score
+from cisray.cli.evaluate_verb import evaluate
+from cisray.cli.model_verbs import import_weights, models, train
+from cisray.cli.score_verbs import calibrate, report, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,7 @@ app = typer.Typer(
     help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
 )
 
-for _verb in (simulate, build, train, models, import_weights, evaluate, mine, score, export, report):
+for _verb in (simulate, build, train, models, import_weights, evaluate, mine, calibrate, score, export, report):
     app.command()(_verb)
 
 

@@ -3,32 +3,45 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cisray import __version__
-from cisray.bundle import Predictor
+from cisray.bundle import Predictor, read_cards
 from cisray.config import STRICT
 from cisray.datasets.card import CARD_NAME, Card, card_to_dict, read_card
+from cisray.datasets.gene_sums import GENES_NAME, GeneTable, write_gene_sums
 from cisray.datasets.loci.folds import Split
 from cisray.datasets.predictions import EVALUATION_NAME, prediction_schema, write_bigwigs
+from cisray.datasets.replicates import Replicates
 from cisray.datasets.schema import decode_examples, encode_rows, layout_of, split_files, to_float, verify_dataset
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.files import read_json, write_json
 from cisray.flows.cluster import ClusterSpec, cluster
-from cisray.flows.shards import Task, open_staging, run_tasks
+from cisray.flows.shards import Staging, Task, file_identity, open_staging, run_tasks
+from cisray.genome.genes import Genes, read_genes
 from cisray.genome.intervals import parse_region
 from cisray.progress import Report, silent
 from cisray.training.batches import cut_windows
-from cisray.training.metrics import DEFINITIONS, ScoreHistogram, TrackSums
+from cisray.training.evaluation import CEILING_DEFINITION, EvaluationSums
+from cisray.training.gene_metrics import (
+    GENE_DEFINITIONS,
+    GeneSpec,
+    find_gene_bins,
+    genes_under,
+    own_stretches,
+)
+from cisray.training.metrics import DEFINITIONS
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,46 +53,79 @@ class EvaluateJob:
     dataset: str
     out: str
     split: Split = "test"
+    head: str | None = None
+    """Which head is measured, of a model that has several; the bundle beside has it too, or has one alone."""
     beside: str | None = None
     """Another bundle, such as the linear baseline, measured on the same bins."""
     strands: Literal["forward", "both"] = "both"
     """"both" averages the readings of both strands."""
+    genes: GeneSpec | None = None
+    """If set, sums over genes are compared too, across genes and across tracks."""
+    ceiling: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Per track a second measurement, another track's name or a file of signal: how far two measurements agree."""
     batch_size: int = 32
     bigwig: bool = False
     """Write predictions and measurements as bigWig too, one file per track."""
+    use_gpu: bool = False
+    """Predict on GPUs, one per process."""
     cluster: ClusterSpec = ClusterSpec()
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The folders of the bundles, by role."""
+        return {"model": self.model} | ({"beside": self.beside} if self.beside else {})
+
+    @property
+    def resources(self) -> ClusterSpec:
+        """What of a cluster the job takes, with the GPUs."""
+        if not self.use_gpu or self.cluster.gpus_per_actor:
+            return self.cluster
+        return dataclasses.replace(self.cluster, gpus_per_actor=1.0)
 
 
 class _Evaluator:
     """Predicts the rows of one file at a time, in one process."""
 
-    def __init__(self, job: EvaluateJob) -> None:
+    def __init__(self, job: EvaluateJob, genes: Genes | None) -> None:
         torch.set_num_threads(max(1, int(job.cluster.cpus_per_actor)))
-        device = "cuda" if job.cluster.gpus_per_actor else "cpu"
-        self._job = job
+        torch.backends.cudnn.allow_tf32 = False  # full float32, so that a GPU's figures are those of a CPU
+        self._job, self._genes = job, genes
         self._card = read_card(Path(job.dataset))
-        paths = {"model": job.model} | ({"beside": job.beside} if job.beside else {})
-        self._predictors = {role: Predictor(path, device=device) for role, path in paths.items()}
+        self._predictors = _open_bundles(job, device="cuda" if job.resources.gpus_per_actor else "cpu")
         for predictor in self._predictors.values():
             _check_fits(predictor, self._card)
+        self._replicates = Replicates(job.ceiling, self._card) if job.ceiling else None
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
         """Predict one file's rows; the facts are the sums that metrics are made of."""
-        card, sums = self._card, {role: _new_sums(self._card) for role in self._predictors}
-        tables = []
+        card = self._card
+        sums = _new_sums(self._job, card, self._genes)
+        tables, done = [], 0
         for batch in pq.ParquetFile(values["path"]).iter_batches(batch_size=self._job.batch_size):
             rows = pa.Table.from_batches([batch])
             examples = decode_examples(rows, layout_of(card))
-            targets = to_float(examples.targets).astype(np.float64)
-            measured = torch.from_numpy(to_natural(targets, card.transforms())).float()
+            natural = to_natural(to_float(examples.targets).astype(np.float64), card.transforms())
+            measured = torch.from_numpy(natural).float()
             windows = cut_windows(torch.from_numpy(examples.codes.copy()), margin_bp=card.geometry.margin_bp)
+            loci = rows["contig"].to_pylist(), rows["start"].to_numpy()
+            second = None
+            if self._replicates is not None:
+                second = torch.from_numpy(self._replicates.read(*loci, natural))
+                sums.update_ceiling(second, measured)
+            bins = None
+            if self._genes is not None and self._job.genes is not None:
+                own = np.array(values["own"][done : done + len(rows)])
+                part = self._job.genes.part
+                bins = find_gene_bins(self._genes, *loci, own, geometry=card.geometry, part=part)
             for role, predictor in self._predictors.items():
                 predicted = self._predict(predictor, windows)
-                _add(sums[role], predicted, measured)
+                sums.update(role, predicted, measured, second)
+                if bins is not None:
+                    sums.update_genes(role, predicted, measured, bins)
                 if role == "model":
                     tables.append(_prediction_rows(rows, predicted, measured, card))
-        facts = {role: {name: _to_plain(one) for name, one in named.items()} for role, named in sums.items()}
-        return pa.concat_tables(tables), facts
+            done += len(rows)
+        return pa.concat_tables(tables), sums.to_plain()
 
     def write(self, table: pa.Table, path: Path) -> None:
         """Write one file's predictions."""
@@ -94,57 +140,132 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     """Measure the job's model, or go on with it, and return the folder of metrics and predictions.
 
     Raises:
-        InputError: model and dataset do not belong together, or one is not whole.
+        InputError: model and dataset do not belong together, or one is not whole; or the genes, or a second
+            measurement, are not of this genome.
     """
-    dataset_dir, out = Path(job.dataset).absolute(), Path(job.out).absolute()
-    job = dataclasses.replace(job, dataset=str(dataset_dir), model=str(Path(job.model).absolute()))
+    job, out = _with_absolute_paths(job), Path(job.out).absolute()
+    dataset_dir = Path(job.dataset)
     card = read_card(dataset_dir)
-    predictors = {role: Predictor(path) for role, path in (("model", job.model), ("beside", job.beside)) if path}
+    predictors = _open_bundles(job)
     for predictor in predictors.values():
         _check_fits(predictor, card)
         _check_unseen(predictor, card, job.split)
-    plan = {
-        "dataset": card.digest,
-        "models": {role: predictor.digest for role, predictor in predictors.items()},
-        "split": job.split,
-        "strands": job.strands,
-        "batch_size": job.batch_size,
-        "bigwig": job.bigwig,
-        "cisray": __version__,
-    }
-    staging = open_staging(out, plan)
+    replicates = Replicates(job.ceiling, card)
+    tasks, genes = _find_tasks(job, card)
+    staging = open_staging(out, _plan(job, card, predictors, replicates))
     if staging is None:
         return out
     verify_dataset(dataset_dir, card)
-    tasks = [
-        Task(path.stem, f"predictions/{path.name}", {"path": str(path)})
-        for path in split_files(dataset_dir, card, job.split)
-    ]
-    with cluster(job.cluster):
+    with cluster(job.resources):
+        if job.use_gpu and not ray.cluster_resources().get("GPU"):
+            raise InputError("use_gpu: this cluster has no GPU; leave it out, or join a cluster that has one")
         receipts = run_tasks(
             tasks,
-            partial(_Evaluator, job),
+            partial(_Evaluator, job, genes),
             staging=staging,
-            cluster=job.cluster,
+            cluster=job.resources,
             stage="evaluate",
             report=report,
         )
-    facts = [receipts[task.name].facts for task in tasks]
-    models = {role: _results(role, predictor, facts, card) for role, predictor in predictors.items()}
+    sums = _new_sums(job, card, genes)
+    for task in tasks:
+        sums.add_plain(receipts[task.name].facts)
+    models = {role: _results(sums, role, predictor, card) for role, predictor in predictors.items()}
     measured = {name for of_track in models["model"]["tracks"].values() for name in of_track}
-    results = {
+    results: dict[str, Any] = {
         "split": job.split,
         "strands": job.strands,
         "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured},
         "models": models,
         "cisray_version": __version__,
     }
+    if job.head is not None:
+        results["head"] = job.head
+    if job.ceiling:
+        seconds = {
+            track: second if second in card.track_names else Path(second).name for track, second in job.ceiling.items()
+        }
+        results["ceiling"] = {"definition": CEILING_DEFINITION, "seconds": seconds, "models": sums.ceiling_metrics()}
+    if genes is not None and job.genes is not None:
+        results["genes"] = _gene_results(job.genes, genes, sums, card, staging)
     write_json(staging.path / EVALUATION_NAME, results)
     write_json(staging.path / CARD_NAME, card_to_dict(card))
     if job.bigwig:
         write_bigwigs(staging.path, card)
     staging.finish()
     return out
+
+
+def _with_absolute_paths(job: EvaluateJob) -> EvaluateJob:
+    """Return the job for processes that work elsewhere."""
+    tracks = read_card(Path(job.dataset)).track_names
+    return dataclasses.replace(
+        job,
+        dataset=str(Path(job.dataset).absolute()),
+        model=str(Path(job.model).absolute()),
+        beside=None if job.beside is None else str(Path(job.beside).absolute()),
+        genes=None if job.genes is None else dataclasses.replace(job.genes, file=str(Path(job.genes.file).absolute())),
+        ceiling={
+            track: second if second in tracks else str(Path(second).absolute()) for track, second in job.ceiling.items()
+        },
+    )
+
+
+def _open_bundles(job: EvaluateJob, *, device: str = "cpu") -> dict[str, Predictor]:
+    """Open the bundles by role; the head is that of the model, and of the one beside if it has heads at all."""
+    opened = {}
+    for role, path in job.bundles.items():
+        alone = role == "beside" and list(read_cards(Path(path))) == [None]
+        opened[role] = Predictor(path, head=None if alone else job.head, device=device)
+    return opened
+
+
+def _plan(job: EvaluateJob, card: Card, predictors: Mapping[str, Predictor], replicates: Replicates) -> dict[str, Any]:
+    """Return what makes an evaluation another one."""
+    plan: dict[str, Any] = {
+        "dataset": card.digest,
+        "models": {role: predictor.digest for role, predictor in predictors.items()},
+        "head": job.head,
+        "split": job.split,
+        "strands": job.strands,
+        "batch_size": job.batch_size,
+        "bigwig": job.bigwig,
+        "ceiling": job.ceiling,
+        "files": [file_identity(path) for path in replicates.paths],
+        "cisray": __version__,
+    }
+    if job.genes is not None:
+        plan["genes"] = dataclasses.asdict(job.genes) | {"file": file_identity(Path(job.genes.file))}
+    return plan
+
+
+def _find_tasks(job: EvaluateJob, card: Card) -> tuple[list[Task], Genes | None]:
+    """Return a task per file of the split; with genes, those that its windows reach, and what each window adds."""
+    paths = split_files(Path(job.dataset), card, job.split)
+    tasks = [Task(path.stem, f"predictions/{path.name}", {"path": str(path)}) for path in paths]
+    if job.genes is None:
+        return tasks, None
+    if card.kind != "coverage":
+        raise InputError(f"genes: the dataset's targets are {card.kind}; sums over genes are of coverage")
+    lengths = card.genome_for("comparing genes").contig_lengths
+    genes = read_genes(job.genes.file, lengths, biotypes=job.genes.biotypes)
+    loci = [pq.read_table(path, columns=["contig", "start"]) for path in paths]
+    contigs = [contig for part in loci for contig in part["contig"].to_pylist()]
+    own = own_stretches(contigs, np.concatenate([part["start"].to_numpy() for part in loci]), card.geometry)
+    under = genes_under(genes, contigs, own, part=job.genes.part)
+    if not len(under):
+        raise InputError(
+            f"{job.genes.file}: none of its {len(genes)} genes lies under a window of the {job.split} split; "
+            "measure another split, or leave the genes out"
+        )
+    for task, stretches in zip(tasks, np.split(own, np.cumsum([len(part) for part in loci])[:-1]), strict=True):
+        task.values["own"] = stretches.tolist()
+    return tasks, under
+
+
+def _new_sums(job: EvaluateJob, card: Card, genes: Genes | None) -> EvaluationSums:
+    num_genes = 0 if genes is None else len(genes)
+    return EvaluationSums(card, list(job.bundles), num_genes=num_genes, ceiling=list(job.ceiling))
 
 
 def _check_fits(predictor: Predictor, card: Card) -> None:
@@ -171,59 +292,28 @@ def _check_fits(predictor: Predictor, card: Card) -> None:
 
 
 def _check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
-    """Raise InputError where a region to be measured is one the model learned from, or was selected on."""
-    of_model, ours = predictor.card, card.genome
-    theirs = of_model.genome
-    if ours is None or theirs is None:
-        return  # no loci to compare: rows of a table were told apart by their sequences
+    """Raise InputError where a region to be measured is one the model learned from, or was selected on.
+
+    Of a model with several heads that is what any of them learned from: they share all but the last layer.
+    """
+    ours = card.genome
     seen_splits = {"train": (), "valid": ("train",), "test": ("train", "valid")}[split]
-    for text in card.regions[split]:
-        region = parse_region(text, ours.contig_lengths)
-        if theirs.contig_digests.get(region.contig) != ours.contig_digests[region.contig]:
-            continue  # a contig of another genome, or of the same name with other bases
-        for name in seen_splits:
-            for other in (parse_region(seen, theirs.contig_lengths) for seen in of_model.regions[name]):
-                if other.contig == region.contig and other.start < region.end and region.start < other.end:
-                    raise InputError(
-                        f"{predictor.path}: {other} is in its {name} split, and {region} would be measured as {split}; "
-                        "use a dataset made with the same folds"
-                    )
-
-
-def _new_sums(card: Card) -> dict[str, TrackSums | ScoreHistogram]:
-    """Return what metrics of this kind of targets are made of: coverage has logarithms, labels are told apart."""
-    sums: dict[str, TrackSums | ScoreHistogram] = {"natural": TrackSums(len(card.tracks))}
-    if card.kind == "coverage":
-        sums["log1p"] = TrackSums(len(card.tracks))
-    if card.kind == "labels":
-        sums["scores"] = ScoreHistogram(len(card.tracks))
-    return sums
-
-
-def _add(sums: Mapping[str, TrackSums | ScoreHistogram], predicted: Tensor, measured: Tensor) -> None:
-    sums["natural"].update(predicted, measured)
-    if "log1p" in sums:
-        sums["log1p"].update(torch.log1p(predicted.clamp(min=0)), torch.log1p(measured))
-    if "scores" in sums:
-        sums["scores"].update(torch.logit(predicted.double().clamp(0, 1), eps=1e-9), measured)
-
-
-def _to_plain(sums: TrackSums | ScoreHistogram) -> list[list[float]]:
-    """Return sums as plain numbers; of a histogram, where it is not 0 and how much it holds there."""
-    if isinstance(sums, TrackSums):
-        return sums.sums.tolist()
-    flat = sums.counts.flatten()
-    places = flat.nonzero()[:, 0]
-    return [places.tolist(), flat[places].tolist()]
-
-
-def _add_plain(sums: TrackSums | ScoreHistogram, plain: list[list[float]]) -> None:
-    """Add what `_to_plain` returned."""
-    if isinstance(sums, TrackSums):
-        sums.sums += torch.tensor(plain, dtype=torch.float64)
-    else:
-        places, counts = (torch.tensor(column, dtype=torch.int64) for column in plain)
-        sums.counts.view(-1).index_add_(0, places, counts)
+    for of_model in predictor.cards.values():
+        theirs = of_model.genome
+        if ours is None or theirs is None:
+            continue  # no loci to compare: rows of a table were told apart by their sequences
+        seen = [
+            (name, parse_region(text, theirs.contig_lengths)) for name in seen_splits for text in of_model.regions[name]
+        ]
+        regions = [parse_region(text, ours.contig_lengths) for text in card.regions[split]]
+        for region, (name, other) in product(regions, seen):
+            if theirs.contig_digests.get(region.contig) != ours.contig_digests[region.contig]:
+                continue  # a contig of another genome, or of the same name with other bases
+            if other.contig == region.contig and other.start < region.end and region.start < other.end:
+                raise InputError(
+                    f"{predictor.path}: {other} is in its {name} split, and {region} would be measured as {split}; "
+                    "use a dataset made with the same folds"
+                )
 
 
 def _prediction_rows(rows: pa.Table, predicted: Tensor, measured: Tensor, card: Card) -> pa.Table:
@@ -233,20 +323,8 @@ def _prediction_rows(rows: pa.Table, predicted: Tensor, measured: Tensor, card: 
     return pa.table([*columns, *arrays], schema=prediction_schema(card))
 
 
-def _results(role: str, predictor: Predictor, facts: list[dict[str, Any]], card: Card) -> dict[str, Any]:
-    """Add up the sums of all files and say what they come to, per track."""
-    sums = _new_sums(card)
-    for name, one in sums.items():
-        for fact in facts:
-            _add_plain(one, fact[role][name])
-    columns: dict[str, Tensor] = {}
-    for name, one in sums.items():
-        if isinstance(one, ScoreHistogram):
-            columns |= {"auroc": one.auroc(), "average_precision": one.average_precision()}
-        elif name == "log1p":
-            columns["pearson_log1p"] = one.pearson()
-        else:
-            columns |= {"num_bins": one.num_bins(), "pearson": one.pearson(), "r2": one.r2()}
+def _results(sums: EvaluationSums, role: str, predictor: Predictor, card: Card) -> dict[str, Any]:
+    """Say what a model's sums come to, per track."""
     trained = read_json(predictor.path / "metrics.json", what="bundle's metrics")
     return {
         "path": predictor.path.name,
@@ -255,14 +333,22 @@ def _results(role: str, predictor: Predictor, facts: list[dict[str, Any]], card:
         "num_parameters": trained["num_parameters"],
         "history": trained["history"],
         "best_epoch": trained.get("best_epoch"),
-        "tracks": {
-            track: {name: _plain(values[index]) for name, values in columns.items()}
-            for index, track in enumerate(card.track_names)
-        },
+        "tracks": sums.metrics(role),
     }
 
 
-def _plain(value: Tensor) -> float | None:
-    """Return a number for JSON: NaN, which a track without data gives, is None."""
-    number = float(value)
-    return number if np.isfinite(number) else None
+def _gene_results(spec: GeneSpec, genes: Genes, sums: EvaluationSums, card: Card, staging: Staging) -> dict[str, Any]:
+    """Write the sums over genes down, and say what they come to."""
+    of_model, part_bp = sums.genes["model"], genes.part_bp(spec.part)
+    predicted, measured = of_model.sums[:2].float().numpy()
+    table = GeneTable(predicted, measured, of_model.covered(part_bp).float().numpy())
+    write_gene_sums(staging.path / GENES_NAME, genes.genes, table, tracks=card.track_names)
+    return {
+        "file": Path(spec.file).name,
+        "part": spec.part,
+        "biotypes": list(spec.biotypes),
+        "least_covered": spec.least_covered,
+        "counts": genes.facts | {"genes under no window": genes.facts["genes kept"] - len(genes)},
+        "definitions": GENE_DEFINITIONS,
+        "models": sums.gene_metrics(part_bp, least_covered=spec.least_covered),
+    }

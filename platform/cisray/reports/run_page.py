@@ -12,6 +12,7 @@ from cisray.datasets.card import Card, Track, read_card
 from cisray.datasets.predictions import EVALUATION_NAME, Predicted, read_predicted
 from cisray.errors import InputError
 from cisray.files import read_json
+from cisray.reports.evaluation_sections import ceiling_section, gene_section
 from cisray.reports.figures import Panel, density, embed, learning_curves, penalty_curve, signal_view
 from cisray.reports.page import (
     PAGE_NAME,
@@ -62,7 +63,12 @@ def write_run_page(evaluation_dir: Path) -> Path:
     card = read_card(evaluation_dir)
     _check(results, card, source=evaluation_dir / EVALUATION_NAME)
     models = label_models(results["models"])
-    sections = [_headline(models, results, card), _metrics(models, results["definitions"], card), _learning(models)]
+    sections = [_headline(models, results, card), _metrics(models, results["definitions"], card)]
+    if "ceiling" in results:
+        sections.append(ceiling_section(list(models), results))
+    if "genes" in results:
+        sections.append(gene_section(evaluation_dir, list(models), results, card))
+    sections.append(_learning(models))
     if card.kind == "coverage":  # labels and measurements do not lie side by side along a genome
         contigs = [_without_repeats(one) for one in read_predicted(evaluation_dir, card)]
         view = choose_view(contigs, bin_bp=card.geometry.bin_bp)
@@ -71,7 +77,8 @@ def write_run_page(evaluation_dir: Path) -> Path:
     sections.append(_origin(models, results, card))
     title = f"{next(iter(models))} on {card.name}"
     genome = f" ({card.genome.name})" if card.genome else ""
-    subtitle = f"measured on the {results['split']} split of {card.name}{genome}, {_strands(results)}"
+    head = f", head {results['head']}" if "head" in results else ""
+    subtitle = f"measured on the {results['split']} split of {card.name}{genome}{head}, {_strands(results)}"
     return write_page(evaluation_dir / PAGE_NAME, title=title, subtitle=subtitle, sections=sections)
 
 
