@@ -1,5 +1,6 @@
 """What a person meets on the command line: help, one clear message for bad input, and paths that are there."""
 
+import json
 import os
 import pickle
 import re
@@ -20,7 +21,7 @@ VERBS = {
     "train": ["JOB.toml", "--set"],
     "models": ["published"],
     "import-weights": ["JOB.toml", "--set"],
-    "evaluate": ["MODEL", "DATASET", "--out", "--split", "--beside", "--rc", "--bigwig"],
+    "evaluate": ["MODEL", "DATASET", "--out", "--split", "--head", "--beside", "--genes", "--ceiling", "--bigwig"],
     "mine": ["MODEL", "JOB.toml", "--out", "--top", "--earlier"],
     "score": ["JOB.toml", "--set"],
     "export": ["DATASET", "--out", "--extent", "--folds"],
@@ -214,6 +215,14 @@ def test_a_shift_beyond_the_margin_is_refused(refused, dataset, tmp_path):
         (["--split", "foo"], ["split = 'foo'", "'train', 'valid' or 'test'"]),
         (["--beside", "{tmp_path}"], ["{tmp_path}: not a bundle"]),
         (["--beside", "models:/nobody@champion"], ["models:/nobody@champion: no such model"]),
+        (["--split", "test", "--split", "foo"], ["split = 'foo'"]),
+        (["--ceiling", "plus"], ["--ceiling 'plus': wanted TRACK=SECOND, each track once"]),
+        (["--ceiling", "plus=minus", "--ceiling", "plus=spacing"], ["--ceiling 'plus=spacing': wanted TRACK=SECOND"]),
+        (["--ceiling", "plus=minos"], ["minos is no file that is there, and no track; the nearest are minus"]),
+        (["--biotype", "tRNA"], ["--biotype, --gene-part and --gene-covered go with --genes"]),
+        (["--genes", "a.gtf", "--gene-part", "introns"], ["genes.part = 'introns'", "'exons' or 'span'"]),
+        (["--genes", "a.gtf", "--gene-covered", "80"], ["genes: least_covered=80.0; wanted a share of a gene's bases"]),
+        (["--genes", "{tmp_path}/a.gtf"], ["{tmp_path}/a.gtf: no such file, but a gene annotation (GTF or GFF3)"]),
     ],
 )
 def test_an_evaluation_of_nonsense_is_refused(refused, bundle, dataset, tmp_path, arguments, words):
@@ -221,6 +230,34 @@ def test_an_evaluation_of_nonsense_is_refused(refused, bundle, dataset, tmp_path
     message = refused("evaluate", bundle, dataset, "--out", tmp_path / "out", *arguments)
     assert all(word in message for word in words), message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_splits_are_measured_into_folders_of_their_own(cisray, store, bundle, dataset, tmp_path):
+    genes = tmp_path / "genes.gtf"
+    places = [(contig, first) for contig in ("sim3", "sim4") for first in range(101, 50_000, 900)]
+    genes.write_text(
+        "".join(
+            f'{contig}\tme\texon\t{first}\t{first + 500}\t.\t+\t.\tgene_id "{contig}_{first}";\n'
+            for contig, first in places
+        )
+    )
+    out = tmp_path / "out"
+    asked = ["--split", "valid", "--split", "test", "--genes", genes, "--gene-part", "span", "--ceiling", "plus=minus"]
+    outcome = cisray("evaluate", bundle, dataset, "--out", out, *asked)
+    assert outcome.code == 0, outcome.err
+    assert outcome.paths() == [out / "valid", out / "test"]
+    for split in ("valid", "test"):
+        results = json.loads((out / split / "evaluation.json").read_text())
+        assert results["split"] == split
+        assert results["genes"]["part"] == "span"
+        assert results["genes"]["models"]["model"]["num_compared"] == 56
+        assert results["ceiling"]["seconds"] == {"plus": "minus"}
+        across = results["genes"]["models"]["model"]["track_specificity"]
+        assert f"basenji: r across tracks {across:.3f}, mean over" in outcome.err
+    for words in ("valid split, mean of both strands", "Genes of genes.gtf, sums over their span", "r specific:"):
+        assert words in outcome.err
+    assert "Second measurements, and the models on the same bins" in outcome.err
+    assert "Pearson correlation across genes of log2(1 + sum), per track" in outcome.err
 
 
 def test_an_evaluation_without_a_dataset_is_refused(refused, bundle, tmp_path):

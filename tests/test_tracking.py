@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
-from cisray.bundle import Predictor, build_network, write_bundle
+from cisray.bundle import Predictor, build_network, bundle_digest, head_tracks, shared_geometry, write_bundle
 from cisray.errors import InputError
 from cisray.geometry import Geometry
+from cisray.models.basenji2 import Basenji2Config
 from cisray.progress import Progress
 from cisray.tracking import fetch_model, record_evaluation, store_uri, tracked_run
 
@@ -36,7 +37,7 @@ def make_bundle(make_card, tmp_path):
         }
         folder = tmp_path / f"bundle-{seed}"
         write_bundle(
-            folder, weights=weights, config=config, card=make_card(geometry=geometry), metrics={}, objective="poisson"
+            folder, weights=weights, config=config, cards=make_card(geometry=geometry), metrics={}, objective="poisson"
         )
         return folder
 
@@ -224,6 +225,28 @@ def test_a_registered_model_predicts_through_mlflow_what_the_bundle_does(open_ru
     predictions = served.predict(codes)
     assert predictions.shape == (3, 8, 3)
     np.testing.assert_array_equal(predictions, Predictor(make_bundle(0)).predict(codes))
+
+
+def test_of_a_registered_model_with_several_heads_each_can_be_loaded(open_run, make_card, tmp_path):
+    card = make_card(geometry=Geometry(window_bp=64, bin_bp=8))
+    cards = {"model": card, "other": card}  # a card called like the file that says what the model is
+    config = Basenji2Config(stem_channels=4, channels=4, dilated_layers=0, head_channels=4)
+    network = build_network(config, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
+    folder, weights = tmp_path / "heads", network.state_dict()
+    write_bundle(folder, weights=weights, config=config, cards=cards, metrics={}, objective="poisson")
+    with open_run("heads", out="heads") as run:
+        run.register(folder, name="heads", digest=bundle_digest(folder), dataset_digest="d", metric=0.5)
+    fetched = fetch_model("models:/heads@champion").bundle_dir
+    assert bundle_digest(fetched) == bundle_digest(folder)
+    codes = np.random.default_rng(0).integers(0, 5, (3, 64), np.uint8)
+    found = {}
+    for head in cards:
+        served = mlflow.pyfunc.load_model("models:/heads@champion", model_config={"head": head})
+        found[head] = served.predict(codes)
+        np.testing.assert_array_equal(found[head], Predictor(folder, head=head).predict(codes))
+    assert not np.array_equal(found["model"], found["other"])
+    with pytest.raises(InputError, match=r"this bundle has several heads; add head=\.\.\., it has model, other"):
+        mlflow.pyfunc.load_model("models:/heads@champion")
 
 
 def test_the_store_is_made_in_the_working_directory_unless_one_is_named(monkeypatch, tmp_path):

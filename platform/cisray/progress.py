@@ -17,6 +17,8 @@ class Progress(NamedTuple):
     """What `done` and `total` count: "shards", "steps", "variants"..."""
     figures: Mapping[str, float] = MappingProxyType({})
     """Named figures of this step, such as a loss; empty where there are none."""
+    note: str = ""
+    """What a person should know now, in words."""
 
 
 Report = Callable[[Progress], None]

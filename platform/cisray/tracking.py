@@ -7,8 +7,10 @@ import logging
 import math
 import os
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +22,12 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 
+from cisray.bundle import WEIGHTS_NAME, bundle_digest, read_cards
 from cisray.config import flatten
 from cisray.errors import InputError
 from cisray.files import value_digest
 from cisray.progress import Progress
+from cisray.scoring.manifest import ModelSource
 
 DEFAULT_STORE = Path("runs/mlflow.db")
 CHAMPION = "champion"
@@ -131,7 +135,11 @@ class TrackedRun:
         not a number is never better.
         """
         model = mlflow.pyfunc.log_model(
-            name="bundle", loader_module="cisray.bundle", data_path=str(bundle_dir), pip_requirements=["cisray"]
+            name="bundle",
+            loader_module="cisray.bundle",
+            data_path=str(bundle_dir),
+            pip_requirements=["cisray"],
+            model_config={"head": None},  # MLflow lets whoever loads the model change only what stands here
         )
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
@@ -207,10 +215,57 @@ def fetch_model(address: str) -> FetchedModel:
     except (MlflowException, ValueError) as error:
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
         raise InputError(f"{address}: no such model in {shown_store()} (registered: {known}): {error}") from None
-    bundles = sorted(Path(folder).rglob("model.json"))
+    bundles = sorted(Path(folder).rglob(WEIGHTS_NAME))
     if len(bundles) != 1:
         raise InputError(f"{address}: holds {len(bundles)} bundles; wanted one that cisray train registered")
     return FetchedModel(bundles[0].parent, address, version)
+
+
+def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[Path, ModelSource]:
+    """Return bundles by their folders, in order, each with what a score table says of it.
+
+    Args:
+        addresses: as for `fetch_model`; the first is the model, the others are of its ensemble.
+        head: of models with several heads, the one that predicts.
+
+    Raises:
+        InputError: what `fetch_model` raises; a model is named twice.
+    """
+    sources: dict[Path, ModelSource] = {}
+    for address in addresses:
+        fetched = fetch_model(address)
+        if fetched.bundle_dir in sources:
+            raise InputError(f"{address}: is among the models twice; name each once")
+        cards = read_cards(fetched.bundle_dir)
+        card = cards[head] if head in cards else next(iter(cards.values()))
+        held_out = tuple(
+            contig
+            for contig, length in card.genome_for("scoring").contig_lengths.items()
+            if f"{contig}:0-{length}" in card.regions["test"]
+        )
+        sources[fetched.bundle_dir] = ModelSource(
+            uri=fetched.uri,
+            digest=bundle_digest(fetched.bundle_dir),
+            version=fetched.version,
+            held_out_contigs=held_out,
+        )
+    return sources
+
+
+def keep_calibration(bundle_dir: Path, card_path: Path) -> list[str]:
+    """Put a calibration beside every registered version of its bundle, and return their addresses."""
+    client, kept = _client(), []
+    for version in client.search_model_versions(f"tags.`{BUNDLE_TAG}` = '{bundle_digest(bundle_dir)}'"):
+        address = f"models:/{version.name}/{version.version}"
+        registered = fetch_model(address).bundle_dir
+        if registered != bundle_dir:
+            with tempfile.TemporaryDirectory() as folder:
+                for path in card_path.parent.glob(f"{card_path.stem}.*"):
+                    shutil.copy(path, folder)
+                place = f"data/{registered.name}/{card_path.parent.name}"
+                client.log_model_artifacts(version.source.removeprefix("models:/"), folder, place)
+        kept.append(address)
+    return kept
 
 
 def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:

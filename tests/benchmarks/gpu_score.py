@@ -1,119 +1,126 @@
-"""How many variants a second does a network of Basenji2's size score, and what does precision do to the scores?
+"""How many variants a second does the engine score on a GPU, against full forwards, and what does precision do?
 
-`score_pairs` in float32, tf32 and bf16 beside one variant at a time in float32. Without a GPU the same code runs a toy
-on the CPU, whose figures say nothing but that it runs. Needs torch, NumPy and the core of cisray; no Ray, no files.
+Enformer and Basenji2 as published, 16 variants per window, `scoring.engine` against two full forwards per variant, in
+float32 and bf16. Without a GPU the same code runs a toy on the CPU, whose figures say nothing but that it runs. Needs
+torch, NumPy and the core of cisray; no Ray, no files.
 """
 
 import numpy as np
 import torch
-from _network import Shape, pick_shape, precision_of, settle, synchronize
-from _table import finish, interleave, print_rates, print_table, rates_of, read_options
-from torch import Tensor
+from _network import synchronize
+from _scoring import Case, FullForwards, some_windows, variants_of
+from _table import Options, finish, interleave, print_rates, print_table, rates_of, read_options
 
-from cisray.scoring.effects import SCORES
-from cisray.scoring.engine import score_pairs
+from cisray.geometry import Geometry
+from cisray.models.basenji2 import Basenji2Config
+from cisray.models.enformer import EnformerConfig
 
-BATCH_SIZE = 8
-FORWARDS = 6
-"""Forwards of each allele, per run."""
-ALONE = 8
-"""Variants that are scored one at a time."""
+PER_WINDOW = 16
+WINDOWS = 8
+"""Windows per run of the engine."""
+PRECISIONS = ("float32", "bf16")
+PUBLISHED = (
+    Case(
+        name="enformer",
+        config=EnformerConfig(),
+        geometry=Geometry(window_bp=196_608, bin_bp=128, crop_bins=320),
+        num_tracks=5313,
+        mask="center(501)",
+        batch_size=32,
+        full_batch=8,
+    ),
+    Case(
+        name="basenji2",
+        config=Basenji2Config(),
+        geometry=Geometry(window_bp=131_072, bin_bp=128, crop_bins=64),
+        num_tracks=5313,
+        mask="center(501)",
+        batch_size=32,
+        full_batch=16,
+    ),
+)
+TOYS = (
+    Case(
+        name="toy",
+        config=Basenji2Config(stem_channels=16, channels=24, dilated_layers=5, dilated_channels=12, head_channels=32),
+        geometry=Geometry(window_bp=8192, bin_bp=128, crop_bins=8),
+        num_tracks=20,
+        mask="center(501)",
+        batch_size=8,
+        full_batch=8,
+    ),
+)
 
 
 class Contender:
-    """A way to score window pairs, and what it found."""
+    """A way to score the same variants again and again, and what it found."""
 
-    def __init__(self, network: torch.nn.Module, pairs: tuple[np.ndarray, np.ndarray], *, precision: str) -> None:
-        self.network, self.precision = network, precision
-        self.reference, self.alternate = pairs
+    def __init__(self, case: Case, network: torch.nn.Module, *, precision: str, fast: bool, windows: int) -> None:
         self.device = next(network.parameters()).device
+        self.windows = some_windows(case, per_window=PER_WINDOW, count=windows)
+        self.fast = fast
+        compiled = self.device.type == "cuda"
+        self.engine = case.engine(network, precision=precision, compiled=compiled)
+        self.full = FullForwards(case, network, precision=precision, compiled=compiled)
         self.values: dict[str, np.ndarray] = {}
         """Per score [V, T], of the last run."""
 
-    def predict(self, codes: Tensor) -> Tensor:
-        """Predict in the contender's precision."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.network(codes.to(self.device)).float()
-
-    def in_batches(self) -> None:
-        """Score all pairs as cisray does."""
-        with precision_of(self.precision):
-            found = score_pairs(
-                self.predict,
-                self.reference,
-                self.alternate,
-                scores=SCORES,
-                strands="forward",
-                batch_size=BATCH_SIZE,
-            )
-            synchronize(self.device)
-        self.values = found.values
-
-    @torch.inference_mode()
-    def one_at_a_time(self) -> None:
-        """Score each pair with two forwards of one row."""
-        found: dict[str, list[Tensor]] = {name: [] for name in SCORES}
-        with precision_of(self.precision):
-            for pair in zip(self.reference, self.alternate, strict=True):
-                reference, alternate = (self.predict(torch.from_numpy(codes[None])) for codes in pair)
-                for name, score in SCORES.items():
-                    found[name].append(score.function(reference, alternate).cpu())
-        self.values = {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    def __call__(self) -> None:
+        """Score all variants."""
+        if self.fast:
+            scored = list(self.engine.score(self.windows))
+            self.values = {name: np.concatenate([one.values[name] for one in scored]) for name in scored[0].values}
+        else:
+            self.values = self.full.score(variants_of(self.windows))
+        synchronize(self.device)
 
 
-def make_pairs(window_bp: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw windows, and for each the one with another base in its middle."""
-    random = np.random.default_rng(0)
-    reference = random.integers(0, 4, (count, window_bp), np.uint8)
-    alternate = reference.copy()
-    alternate[:, window_bp // 2] = (alternate[:, window_bp // 2] + random.integers(1, 4, count)) % 4
-    return reference, alternate
-
-
-def make_contenders(shape: Shape, *, device: torch.device, count: int, alone: int) -> dict[str, Contender]:
-    """Give all contenders the same network and pairs, the first of them for one at a time."""
-    torch.manual_seed(0)
-    codes = torch.randint(0, 4, (2, shape.geometry.window_bp), dtype=torch.uint8)
-    network = settle(shape.build().to(device), codes.to(device))
-    reference, alternate = make_pairs(shape.geometry.window_bp, count)
-    contenders = {name: Contender(network, (reference, alternate), precision=name) for name in shape.precisions}
-    first = (reference[:alone], alternate[:alone])
-    return {"one at a time": Contender(network, first, precision="float32")} | contenders
-
-
-def print_differences(contenders: dict[str, Contender]) -> dict[str, float]:
-    """Print how far every contender's scores lie from those of float32 in batches."""
+def print_differences(contenders: dict[str, Contender], exact: str) -> dict[str, float]:
+    """Print how far every contender's scores lie from those of full forwards in float32."""
     rows, figures = [], {}
     for contender, one in contenders.items():
         for name, values in one.values.items():
-            wanted = contenders["float32"].values[name][: len(values)]
-            share = float(np.abs(values - wanted).max() / np.abs(wanted).max())
-            if contender != "float32":
-                rows.append([contender, name, f"{np.abs(values - wanted).max():.1e}", f"{share:.1e}"])
+            wanted = contenders[exact].values[name]
+            count = min(len(values), len(wanted))
+            share = float(np.abs(values[:count] - wanted[:count]).max() / np.abs(wanted[:count]).max())
+            if contender != exact:
+                rows.append([contender, name, f"{share:.1e}", f"{one.engine.noise_floor.get(name, 0.0):.1e}"])
                 figures[f"{contender}.{name}.largest_relative_difference".replace(" ", "_")] = share
-    print_table("largest difference from float32 in batches", ["", "score", "absolute", "of the largest score"], rows)
+    print_table(f"largest difference from {exact}", ["", "score", "of the largest score", "noise floor"], rows)
     return figures
+
+
+def compare(case: Case, device: torch.device, options: Options) -> dict[str, float]:
+    """Time all contenders, and hold their scores against each other."""
+    network = case.build(device)
+    contenders = {}
+    for precision in PRECISIONS:
+        for name, fast, windows in (("engine", True, options.scaled(WINDOWS)), ("full forwards", False, 1)):
+            contenders[f"{name} {precision}"] = Contender(
+                case, network, precision=precision, fast=fast, windows=windows
+            )
+    seconds = interleave(contenders, repeats=options.repeats)
+    rates = rates_of(seconds, {name: len(variants_of(one.windows)) for name, one in contenders.items()})
+    title = f"{case.name}, {case.geometry.window_bp} bp, {PER_WINDOW} variants per window"
+    medians = print_rates(title, rates, unit="variants", against="full forwards float32")
+    figures = {f"{name}.variants_per_s".replace(" ", "_"): rate for name, rate in medians.items()}
+    for precision in PRECISIONS:
+        figures[f"{precision}.ratio"] = medians[f"engine {precision}"] / medians[f"full forwards {precision}"]
+    figures |= print_differences(contenders, "full forwards float32")
+    return {f"{case.name}.{key}": value for key, value in figures.items()}
 
 
 def main() -> None:
     """Run the benchmark."""
     options = read_options(__doc__, repeats=5)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = pick_shape(device)
-    count = options.scaled(FORWARDS) * (BATCH_SIZE - 1)
-    contenders = make_contenders(shape, device=device, count=count, alone=min(count, options.scaled(ALONE)))
-    runs = {name: one.in_batches for name, one in contenders.items()}
-    seconds = interleave(runs | {"one at a time": contenders["one at a time"].one_at_a_time}, repeats=options.repeats)
-    rates = rates_of(seconds, {name: len(one.reference) for name, one in contenders.items()})
-    title = f"scoring, {shape.name}, {shape.geometry.window_bp} bp, {BATCH_SIZE} windows per forward"
-    medians = print_rates(title, rates, unit="variants", against="one at a time")
-    figures = {f"{name}.variants_per_s".replace(" ", "_"): rate for name, rate in medians.items()}
-    figures["batches_to_one_at_a_time.ratio"] = medians["float32"] / medians["one at a time"]
-    figures |= {
-        f"{name}_to_float32.ratio": medians[name] / medians["float32"] for name in shape.precisions if name != "float32"
-    }
-    figures |= print_differences(contenders)
-    finish("gpu_score", {f"gpu_score.{shape.name}.{key}": value for key, value in figures.items()})
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # threads of so small a network only wait for each other
+        print("no GPU here: a toy on the CPU; these figures say nothing of a GPU")
+    figures: dict[str, float] = {}
+    for case in PUBLISHED if device.type == "cuda" else TOYS:
+        figures |= compare(case, device, options)
+    finish("gpu_score", {f"gpu_score.{key}": value for key, value in figures.items()})
 
 
 if __name__ == "__main__":

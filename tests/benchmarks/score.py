@@ -1,9 +1,16 @@
-"""How much faster is `flows.score` than scoring one variant at a time, and does it find the same?
+"""How much faster are variants scored than by full forwards of each, and does one find the same?
 
-The usual way reads a record, cuts its two windows, and runs the model on each alone. Both ways use the same model
-(the tiny network, untrained but with norms that let effects through) and the forward strand. The flow has a process
-of one thread per core; the usual way is one process, with one thread, and with a thread per core as torch starts.
-`ratio` is against the better of these two. Ray's start, and that of the worker processes, stand apart.
+Parts `enformer`, `basenji2`, `basset` and `bpnet`: `scoring.engine` against two full forwards per variant, batched and
+compiled, in float32, at 1, 4, 16 and 128 variants per window; networks of full length and depth, Enformer at half and
+Basenji2 at a quarter of its width. Full forwards cost a variant the same however many share its window: their rate is
+measured once. `flop_ratio` is what counting the operations of both gives. Part `saturation`: every base and every other
+letter of 100 bp in the middle of a BPNet window, likewise.
+
+Part `flow`: `flows.score` against one variant at a time. The usual way reads a record, cuts its two windows, and runs
+the model on each alone. Both ways use the same model (the tiny network, untrained but with norms that let effects
+through) and the forward strand. The flow has a process of one thread per core; the usual way is one process, with one
+thread, and with a thread per core as torch starts. `ratio` is against the better of these two. Ray's start, and that of
+the worker processes, stand apart.
 """
 
 import dataclasses
@@ -17,6 +24,16 @@ import numpy as np
 import torch
 from _genome import JOBS, scratch_folder, simulate_genome, tiny_build_job
 from _network import settle
+from _scoring import (
+    PER_WINDOW,
+    Case,
+    FullForwards,
+    count_flop,
+    engine_seconds,
+    largest_differences,
+    some_windows,
+    variants_of,
+)
 from _table import (
     Marks,
     Options,
@@ -35,11 +52,18 @@ from cisray.datasets.card import Card, read_card
 from cisray.flows.build import build
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.score import ScoreJob, score
-from cisray.flows.train import TrainJob
+from cisray.flows.train_job import TrainJob
 from cisray.genome.reference import Reference
 from cisray.genome.variants import read_variants
+from cisray.geometry import Geometry
+from cisray.models.basenji2 import Basenji2Config
+from cisray.models.basset import BassetConfig
+from cisray.models.bpnet import BPNetConfig
+from cisray.models.enformer import EnformerConfig
 from cisray.scoring.alleles import Status, classify, window_pair
 from cisray.scoring.effects import SCORES
+from cisray.scoring.engine import Engine
+from cisray.scoring.saturation import saturate
 from cisray.scoring.schema import ModelSource, read_scores, score_values
 
 GENOME_BP = 400_000
@@ -72,7 +96,7 @@ def make_bundle(path: Path, card: Card) -> Path:
     network = build_network(config, geometry=card.geometry, num_tracks=len(card.tracks))
     codes = torch.randint(0, 4, (64, card.geometry.window_bp), dtype=torch.uint8)
     write_bundle(
-        path, weights=settle(network, codes).state_dict(), config=config, card=card, metrics={}, objective="poisson"
+        path, weights=settle(network, codes).state_dict(), config=config, cards=card, metrics={}, objective="poisson"
     )
     return path
 
@@ -165,9 +189,117 @@ def compare(flow: Flow, alone: dict[str, OneAtATime], options: Options) -> dict[
     } | print_differences(flow, alone[first])
 
 
+CASES = (
+    Case(
+        name="enformer",
+        config=EnformerConfig(channels=768),
+        geometry=Geometry(window_bp=196_608, bin_bp=128, crop_bins=320),
+        num_tracks=5313,
+        mask="center(501)",
+        batch_size=16,
+        full_batch=2,
+        is_slow=True,
+    ),
+    Case(
+        name="basenji2",
+        config=Basenji2Config(stem_channels=72, channels=192, dilated_channels=96, head_channels=384),
+        geometry=Geometry(window_bp=131_072, bin_bp=128, crop_bins=64),
+        num_tracks=5313,
+        mask="center(501)",
+        batch_size=16,
+        full_batch=2,
+    ),
+    Case(
+        name="basset",
+        config=BassetConfig(),
+        geometry=Geometry(window_bp=1000, bin_bp=200, crop_bins=2),
+        num_tracks=164,
+        mask="crop",
+        batch_size=32,
+        full_batch=32,
+    ),
+    Case(
+        name="bpnet",
+        config=BPNetConfig(),
+        geometry=Geometry(window_bp=2000, bin_bp=1),
+        num_tracks=8,
+        mask="center(501)",
+        batch_size=32,
+        full_batch=32,
+    ),
+)
+MUTATED_BP = 100
+
+
+def contest(case: Case, options: Options) -> tuple[Engine, FullForwards, float]:
+    """Make both contenders ready; return them, and the seconds of two full forwards per variant."""
+    network = case.build(torch.device("cpu"))
+    full = FullForwards(case, network, compiled=True)
+    engine = case.engine(network, compiled=True)
+    pairs = case.full_batch // 2
+    list(engine.score(some_windows(case, per_window=1, count=1)))  # compiles
+    full.score(variants_of(some_windows(case, per_window=pairs, count=1)))
+    some = variants_of(some_windows(case, per_window=1, count=pairs * options.scaled(1 if case.is_slow else 4)))
+    return engine, full, min(seconds_of(partial(full.score, some)) for _ in range(options.repeats)) / len(some)
+
+
+def compare_engine(case: Case, options: Options) -> dict[str, float]:
+    """Time the engine and full forwards, and hold their scores against each other."""
+    engine, full, full_s = contest(case, options)
+    forward, reference, alternate = count_flop(case)
+    rows, figures = [], {"full_forwards.variants_per_s": 1 / full_s}
+    for per_window in PER_WINDOW:
+        seconds = min(engine_seconds(case, engine, per_window=per_window) for _ in range(options.repeats))
+        counted = 2 * forward * per_window / (reference + per_window * alternate)
+        ratio = full_s / seconds
+        rows.append([str(per_window), f"{1 / seconds:.3g}", f"{ratio:.2f}", f"{counted:.2f}", f"{ratio / counted:.0%}"])
+        figures |= {
+            f"{per_window}_per_window.variants_per_s": 1 / seconds,
+            f"{per_window}_per_window.ratio": ratio,
+            f"{per_window}_per_window.flop_ratio": counted,
+        }
+    title = f"{case.name}: the engine against two full forwards per variant, {1 / full_s:.3g} variants/s"
+    print_table(title, ["variants per window", "variants/s", "ratio", "flop ratio", "share"], rows)
+    variants = 1 if case.is_slow else 16
+    differences = largest_differences(case, engine, full, variants=variants)
+    for name, share in differences.items():
+        print(f"  {name}: at most {share:.1e} of the largest score, {variants} variants")
+        figures[f"{name}.largest_relative_difference"] = share
+    for name, floor in engine.noise_floor.items():
+        figures[f"{name}.noise_floor"] = floor
+    return {f"{case.name}.{key}": value for key, value in figures.items()}
+
+
+def compare_saturation(case: Case, options: Options) -> dict[str, float]:
+    """Time the saturation mutagenesis of the middle of a window."""
+    engine, _, full_s = contest(case, options)
+    (window,) = some_windows(case, per_window=1, count=1)
+    middle = case.geometry.window_bp // 2
+    masks = window.edits[0].masks
+    saturated = saturate(window, first=middle, stop=middle + MUTATED_BP, masks_at=lambda _: masks)
+    seconds = min(seconds_of(lambda: list(engine.score([saturated]))) for _ in range(options.repeats))
+    ratio = full_s * len(saturated.edits) / seconds
+    print(f"\n{case.name}: {len(saturated.edits)} alternates in {seconds:.2f} s, {ratio:.2f} times full forwards")
+    return {"saturation.ratio": ratio, "saturation.alternates_per_s": len(saturated.edits) / seconds}
+
+
 def main() -> None:
     """Run the benchmark."""
-    options = read_options(__doc__, repeats=3)
+    parts = (*(case.name for case in CASES), "saturation", "flow")
+    options = read_options(__doc__, repeats=3, parts=parts)
+    figures: dict[str, float] = {}
+    for case in CASES:
+        if case.name in options.parts:
+            figures |= compare_engine(case, options)
+    if "saturation" in options.parts:
+        figures |= compare_saturation(CASES[-1], options)
+    if "flow" in options.parts:
+        figures |= compare_flow(options)
+    finish("score", {f"score.{key}": value for key, value in figures.items()})
+
+
+def compare_flow(options: Options) -> dict[str, float]:
+    """Time the flow against one variant at a time."""
     workers = os.cpu_count() or 1
     with scratch_folder() as folder:
         genome_dir = simulate_genome(folder / "genome", train_bp=GENOME_BP, held_out_bp=HELD_OUT_BP)
@@ -199,7 +331,7 @@ def main() -> None:
         finally:
             here.__exit__(None, None, None)
         print(f"\n  Ray's own start, beforehand: {start_s:.1f} s")
-    finish("score", {f"score.{key}": value for key, value in figures.items()} | {"score.ray_start_s": start_s})
+    return figures | {"ray_start_s": start_s}
 
 
 if __name__ == "__main__":

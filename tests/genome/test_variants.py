@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cisray.errors import InputError
-from cisray.genome.variants import Variant, read_variants, variant_contigs
+from cisray.genome.variants import Variant, read_records, read_variants, variant_contigs
 
 DATA = os.environ.get("CISRAY_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="CISRAY_DATA names no folder")
@@ -64,7 +64,7 @@ def test_every_record_and_allele_is_read_verbatim(tmp_path):
         ("c2", 7, ".", "A", "<DEL>,*,G]c2:7],.A"),
         ("c1", 5, "rs1;rs2", "acN", "g"),  # seen before, and not in order
         ("zz|weird:name", 0, "é", "N", "."),
-        ("c1", 99_999_999_999, "x", ".", "C,."),
+        ("c1", 99_999_999_999, "x", "RyK", "C,u"),
     ]
     body = "".join("\t".join(map(str, line)) + REST for line in lines)
     expected = [
@@ -96,7 +96,7 @@ def test_bcf_is_read_like_the_text_it_was_made_of(tmp_path):
     assert variant_contigs(tmp_path / "raw.bcf") == variant_contigs(path) == {"c1": 1000, "c2": None}
 
 
-alleles = st.one_of(st.text("ACGTNacgtRYK*", min_size=1, max_size=6), st.sampled_from(["<DEL>", "]c1:5]A", "."]))
+alleles = st.one_of(st.text("ACGTNacgtRYK", min_size=1, max_size=6), st.sampled_from(["<DEL>", "]c1:5]A", "*", "."]))
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,3 +315,154 @@ def test_real_files_are_what_pysam_reads(name, records, rows):
     contigs = variant_contigs(path)
     assert contigs == {contig: lengths[contig] for contig in contigs}
     assert len(contigs) >= 17
+
+
+def versioned(version, columns, line):
+    """Write a file of one record, with two samples, as the specification's own test files are."""
+    head = f"##fileformat=VCFv{version}\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\tS1\tS2\n"
+    fields = {"CHROM": "1", "POS": "123", "ID": "rs1", "REF": "C", "ALT": "T", "QUAL": "100", "FILTER": "PASS"}
+    fields |= {"INFO": "AC=2;AF=0.1", "FORMAT": "GT:DS", "S1": "0|0:0.5", "S2": "0|1:1.0"} | columns
+    return (head + (line or "\t".join(fields.values()) + "\n")).encode()
+
+
+# what the "passed" families of the specification's test files are about: every one is a record
+LEGAL = [
+    {"ALT": alt}
+    for alt in [
+        *(
+            "T,G",
+            "T,CT",
+            "TGA",
+            ".A",
+            "A.",
+            "<DEL>",
+            "<INS>",
+            "<DUP>",
+            "<INV>",
+            "<CNV>",
+            "<DUP:TANDEM>",
+            "<DEL:ME:ALU>",
+        ),
+        *("<NON_REF>", "<*>", "*", ".", "n", "acgtn", "T,*", "T,<DEL>", "<CNV:TR>", "]1:100]AGT", "[1:100[AGT"),
+        *("AGT]1:100]", "AGT[1:100[", "A[<ctg1>:7[", "C<ctg1>", "]HLA-A*01:01:9]T"),
+        "<ID!\"#$%&'()*+-./;=?@[\\]^_`{|}~>",
+    ]
+]
+LEGAL += [{"CHROM": contig} for contig in ("1", "<2>", "1ABC", "1.A", "<1A>", "<1*>", "1ABC:123", "HLA-A*01:01", "a,b")]
+LEGAL += [{"POS": pos} for pos in ("0", "1", "0123", "2147483647", "249250622")]
+LEGAL += [{"ID": name} for name in (".", "rs1;rs2", "a,b", "rs1=2", "esv1:5")]
+LEGAL += [{"REF": ref} for ref in ("C", "CATGN", "n", "acgt", "N" * 3000)]
+LEGAL += [{"QUAL": "."}, {"QUAL": "1e-9"}, {"FILTER": "."}, {"FILTER": "q10;s50"}, {"INFO": "."}, {"INFO": "H2;END=5"}]
+LEGAL += [{"FORMAT": "DP", "S1": "3", "S2": "."}, {"S1": ".", "S2": "./."}, {"S1": "0", "S2": "/0/1/1"}]
+# what the "failed" families say of the columns that are read here
+ILLEGAL = [
+    *(
+        ({"ALT": alt}, f"line 3 has the ALT '{alt}'")
+        for alt in ["A T", "A,,T", "A,", ",A", "", "A,.", "<INS>BLAH>", "<>"]
+    ),
+    *(
+        ({"ALT": alt}, "line 3 has the ALT")
+        for alt in ["[1:100[", "]1:5]", "A[1:5]", "A[1[", "A-", "-", "A1", "**", "<A B>"]
+    ),
+    *(({"ALT": alt}, "line 3 has the ALT") for alt in ["A[1:5[T", "<DEL>T", "..", "A*", "T;G", "?"]),
+    *(({"CHROM": contig}, f"line 3 has the contig '{contig}'") for contig in ["<1", "1>", "chr 1", "", " 1", "a<1>"]),
+    *(
+        ({"POS": pos}, f"line 3 has the position '{pos}'")
+        for pos in ["123abc", "-5", "+5", "1.5", "", ".", " 7", "1" * 19]
+    ),
+    *(({"ID": name}, f"line 3 has the ID '{name}'") for name in ["rs 1", ";rs1", "rs1;", "rs1;;rs2", "", ";"]),
+    *(({"REF": ref}, f"line 3 has the REF '{ref}'") for ref in ["C,A", ".", "", "A C", "-", "<DEL>", "*", "A1", "J"]),
+]
+
+
+@pytest.mark.parametrize("version", ["4.1", "4.2", "4.3", "4.4"])
+def test_every_legal_oddity_of_the_specification_is_a_record(tmp_path, version):
+    for columns in LEGAL:
+        path = tmp_path / "f.vcf"
+        path.write_bytes(versioned(version, columns, None))
+        wanted = {"CHROM": "1", "POS": "123", "ID": "rs1", "REF": "C", "ALT": "T"} | columns
+        alts = wanted["ALT"].split(",")
+        found = [tuple(map(str, row)) for row in read_variants(path)]
+        expected = [(wanted["CHROM"], str(int(wanted["POS"])), wanted["ID"], wanted["REF"], alt) for alt in alts]
+        assert [row[2:] for row in found] == expected, columns
+        assert list(read_variants(bgzip(path))) == list(read_variants(path))
+
+
+@pytest.mark.parametrize("version", ["4.1", "4.4"])
+def test_every_illegal_line_of_the_specification_is_told_with_its_number(tmp_path, version):
+    good = versioned(version, {}, None)
+    for columns, told in ILLEGAL:
+        path = tmp_path / "f.vcf"
+        path.write_bytes(versioned(version, columns, None))
+        rows, error = collected(path)
+        assert (rows, error.startswith(f"{path}: {told}")) == ([], True), (columns, error)
+        path.write_bytes(good + versioned(version, columns, None).splitlines(keepends=True)[-1])
+        rows, error = collected(path)
+        assert len(rows) == 1, columns
+        assert error.startswith(f"{path}: {told.replace('line 3', 'line 4')}"), (columns, error)
+        assert "the last good record is 1:123 C; mend" in error
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=st.text('AC\t\r \x00\x0b1.,;<>[]*:é#"-', min_size=1, max_size=30))
+def test_no_line_crashes_the_reader_or_vanishes(tmp_path, line):
+    path = tmp_path / "f.vcf"
+    path.write_bytes(f"{HEADER}c1\t1\t.\tA\tC{REST}{line}\n".encode())
+    rows, error = collected(path)
+    assert rows[0][2:] == ("c1", 1, ".", "A", "C")
+    assert len(rows) > 1 or "line 8" in error
+    path.write_bytes(f"{HEADER}{line}{REST}".encode())
+    rows, error = collected(path)
+    assert rows or "line 7" in error
+
+
+def with_samples(tmp_path, rows, names=("s1", "s2")):
+    body = "".join(
+        f"c1\t{5 + k}\t.\tA\t{alts}\t.\tPASS\t.\t" + "\t".join(rest) + "\n" for k, (alts, *rest) in enumerate(rows)
+    )
+    head = HEADER.replace("#CHROM", '##FORMAT=<ID=GT,Number=1,Type=String,Description="G">\n#CHROM')
+    head = head.replace("#CHROM", '##FORMAT=<ID=DP,Number=1,Type=Integer,Description="D">\n#CHROM')
+    return write(tmp_path / "s.vcf", body, head[:-1] + "\tFORMAT\t" + "\t".join(names) + "\n")
+
+
+def test_a_sample_is_read_with_its_genotype(tmp_path):
+    rows = [("C", "GT:DP", "0/1:5", "1|1:."), ("C,G", "GT", "2|0", "."), ("C", "DP", "4", "."), (".", "GT", "0", "./.")]
+    path = with_samples(tmp_path, rows)
+    assert [record.genotype for record in read_records(path, "s1")] == ["0/1", "2|0", ".", "0"]
+    assert [record.genotype for record in read_records(path, "s2")] == ["1|1", ".", ".", "./."]
+    assert [record.genotype for record in read_records(path)] == [None] * 4
+    packed = to_bcf(path)
+    assert [record.genotype for record in read_records(packed, "s1")] == ["0/1", "2|0", ".", "0"]
+    assert [record[:5] for record in read_records(packed, "s2")] == [record[:5] for record in read_records(path)]
+    assert [record[:5] for record in read_records(packed)] == [record[:5] for record in read_records(path)]
+
+
+@pytest.mark.parametrize("as_bcf", [False, True])
+def test_a_sample_that_is_not_there_is_told(tmp_path, as_bcf):
+    path = with_samples(tmp_path, [("C", "GT", "0/1", "1/1")])
+    path = to_bcf(path) if as_bcf else path
+    with pytest.raises(InputError, match=r"no sample 'S3'; .*s1"):
+        next(read_records(path, "S3"))
+    bare = write(tmp_path / "bare.vcf", many(1))
+    bare = to_bcf(bare) if as_bcf else bare
+    with pytest.raises(InputError, match=r"no sample 's1'; the file has no samples"):
+        next(read_records(bare, "s1"))
+    if not as_bcf:  # which cannot have two
+        path.write_text(path.read_text().replace("s1\ts2", "s1\ts1"))
+        with pytest.raises(InputError, match=r"has 2 samples 's1'; rename all but one"):
+            next(read_records(path, "s1"))
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        (("C", "GT", "0/1", "x"), r"line 10 has the genotype 'x'; wanted numbers of alleles"),
+        (("C", "GT", "0/1", "0/2"), r"line 10 has the genotype '0/2', but 1 alternate alleles"),
+        (("C", "DP:GT", "5:0/1", "5:0/1"), r"line 10 has the FORMAT DP:GT, where GT must come first"),
+    ],
+)
+def test_a_genotype_that_is_none_is_told(tmp_path, row, match):
+    path = with_samples(tmp_path, [("C", "GT", "0/1", "1/1"), row])
+    with pytest.raises(InputError, match=match + ".*the last good record is c1:5 A"):
+        list(read_records(path, "s2"))
+    assert len(list(read_records(path))) == 2

@@ -4,10 +4,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cisray.models.attention import RelativeAttention, Transformer, TransformerBlock, relative_logits, two_sided
+from cisray.models import attention as attention_module
+from cisray.models.attention import (
+    RelativeAttention,
+    Transformer,
+    TransformerBlock,
+    attend_in_blocks,
+    relative_logits,
+    two_sided,
+)
 
 
 def build_attention(*, channels=12, heads=3, key_size=5, num_features=4, dropout=0.0, position_dropout=0.0):
@@ -44,6 +53,19 @@ def test_relative_logits_are_the_products_of_query_and_distance(num_bins, seed):
             row = num_bins + j - i  # of distance j - i, the first row being that of -N
             expected = np.einsum("bhk,hk->bh", queries[:, :, i], keys[:, row])
             np.testing.assert_allclose(found[:, :, i, j], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("values", [1, 2 * 3 * 50 * 17, 2 * 3 * 50 * 49, 1 << 20])
+def test_queries_in_blocks_attend_as_all_at_once(monkeypatch, values):
+    monkeypatch.setattr(attention_module, "BLOCK_VALUES", values)
+    random = np.random.default_rng(0)
+    content, position, keys = (torch.from_numpy(random.normal(size=(2, 3, 50, 8))) for _ in range(3))
+    read = torch.from_numpy(random.normal(size=(2, 3, 50, 5)))
+    relative_keys = torch.from_numpy(random.normal(size=(3, 101, 8)))
+    mask = relative_logits(position, relative_keys)
+    expected = F.scaled_dot_product_attention(content, keys, read, attn_mask=mask, scale=1.0)
+    found = attend_in_blocks(content, position, keys, read, relative_keys)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
 def test_features_of_both_sides_have_the_sign_of_the_distance():

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import numpy as np
@@ -44,12 +45,12 @@ def test_how_the_scores_were_made_is_told(make_scores, read_page):
     page = read_page(write_score_page(scores_dir)[0])
     for words in ("models:/sim, version 3", "ab12", "genome.fa, digest cd34", "in.vcf, digest ef56"):
         assert words in page.text
-    assert "2,048 bp, centered: 1,024 bp stand before the first base of REF" in page.text
+    assert "2,048 bp, centered: 1,024 bp stand before the variant's first base" in page.text
     assert "mean of both strands" in page.text
     assert "1 is chr1, 2 is chr2" in page.text
     assert page.table("score", "known as", "formula", "noise floor") == [
-        ["delta_sum", "SAD", "sum(a) - sum(r)", "0.500"],
-        ["log2fc", "logSED", "log2(1 + sum(a)) - log2(1 + sum(r))", "0.0200"],
+        ["delta_sum", "SAD, SUM, SED, DIFF_SUM", "sum(a) - sum(r)", "0.500"],
+        ["log2fc", "logSED, DIFF_LOG2_SUM", "log2(1 + sum(a)) - log2(1 + sum(r))", "0.0200"],
         ["l2_log2", "logD2", "norm2", "0"],
     ]
 
@@ -153,3 +154,39 @@ def test_the_page_is_the_same_each_time(make_scores, rendered):
 def test_a_folder_that_is_no_score_table_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a finished score table"):
         write_score_page(tmp_path)
+
+
+def change_manifest(scores_dir, **changes):
+    path = scores_dir / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_how_variants_were_read_is_told(make_scores, read_page):
+    scores_dir, *_ = make_scores(60)
+    model = {"uri": "models:/sim", "version": "3", "digest": "ab12"}
+    change_manifest(
+        scores_dir,
+        ensemble=[model, {"uri": "models:/other", "digest": "9"}],
+        window_policy="grid=512",
+        indel_align="stitch",
+        shifts=[-1, 1],
+        ref_mismatch="flip",
+        noise_floor={"delta_sum": 0.5, "log2fc": 0.02, "l2_log2": None},
+    )
+    page = read_page(write_score_page(scores_dir)[0])
+    for words in (
+        "models:/sim, version 3, and 1 more",
+        "2,048 bp, grid=512: variants of a cell of the grid share the window around it",
+        "come from two readings, each aligned with the reference",
+        "shifts -1 bp, 1 bp",
+        "REF unlike the genome flip",
+    ):
+        assert words in page.text
+    assert page.table("score", "known as", "formula", "noise floor")[2][3] == "–"
+
+
+def test_a_summary_has_no_page(make_scores):
+    scores_dir, *_ = make_scores(60)
+    change_manifest(scores_dir, storage={"values": "summary"})
+    with pytest.raises(InputError, match="no values per track in it, which a page is made of"):
+        write_score_page(scores_dir)

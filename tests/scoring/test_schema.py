@@ -8,20 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cisray.errors import InputError
-from cisray.genome.variants import Variant
-from cisray.scoring.alleles import Flag, Status
-from cisray.scoring.schema import (
-    Manifest,
-    build_table,
-    iter_blocks,
-    read_manifest,
-    read_scores,
-    score_values,
-    table_schema,
-    verify,
-    write_manifest,
-    write_rows,
-)
+from cisray.scoring import schema
+from cisray.scoring.alleles import Flag
+from cisray.scoring.manifest import Manifest, Storage, write_manifest
+from cisray.scoring.rows import table_schema
+from cisray.scoring.schema import iter_blocks, iter_slices, read_genes, read_scores, verify
 
 IN_ORDER = [range(4), range(4, 7)]
 ALTS = ["C", "A", "*", "G", ".", "<DEL>", "G"]
@@ -56,23 +47,6 @@ def test_other_readers_need_no_cisray(make_scores):
     assert field.metadata[b"shape"] == b"[2]"
 
 
-def test_score_values_gives_the_scored_rows(make_scores):
-    table = read_scores(make_scores(*IN_ORDER), columns=["log2fc"])
-    for part, scored_rows in ((table, [0, 1, 3, 6]), (table.slice(2, 3), [1]), (table.slice(4, 2), [])):
-        values, scored = score_values(part, "log2fc")
-        assert values.dtype == np.float32
-        assert values.shape == (len(scored_rows), 2)
-        assert np.flatnonzero(scored).tolist() == scored_rows
-    assert score_values(table.slice(2, 3), "log2fc")[0].tolist() == [[np.float32(1.2), -1.0]]
-
-
-def test_sites_may_have_more_than_255_alternates():
-    rows = [Variant(2**32 - 1, allele, "1", 2**31 - 1, ".", "A", "C" * (allele + 1)) for allele in range(300)]
-    table = build_table(rows, [Status.TOO_LONG] * 300, flags=[], window_starts=[], values={}, tracks=["t"])
-    assert table["allele_index"].to_pylist() == list(range(300))
-    assert table["record_index"][0].as_py() == 2**32 - 1
-
-
 def test_equal_rows_give_equal_bytes(make_scores):
     first = make_scores(*IN_ORDER)
     contents = {path.name: path.read_bytes() for path in first.rglob("*.*")}
@@ -102,41 +76,6 @@ def test_a_table_without_rows_can_be_read(make_scores):
     verify(scores_dir)
     assert read_scores(scores_dir).schema.equals(table_schema(["log2fc", "l2_log2"], ["liver", "heart"]))
     assert read_scores(scores_dir, columns=["pos"]).num_rows == 0
-
-
-def test_the_manifest_survives_json(make_scores):
-    scores_dir = make_scores(*IN_ORDER)
-    manifest = read_manifest(scores_dir)
-    assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict())), source=scores_dir) == manifest
-    assert manifest.counts == {Status.OK: 4, Status.STAR: 1, Status.MISSING_ALT: 1, Status.SYMBOLIC: 1}
-    assert [(block.rows, block.first, block.last) for block in manifest.blocks] == [(4, 0, 1), (3, 2, 4)]
-    written = json.loads((scores_dir / "manifest.json").read_text())
-    assert written["schema_version"] == 1
-    assert written["scores"] == {"log2fc": "log2(1 + a) - log2(1 + r)", "l2_log2": "norm2"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"schema_version": 2}, "schema version 2, but this cisray reads version 1"),
-        ({"colour": "red"}, "not a valid score manifest: colour"),
-        ({"rows": 8}, "rows=8, but blocks hold 7 and the counts per status 7"),
-        ({"noise_floor": {"log2fc": 0.0}}, "noise floor of"),
-        ({"window_policy": "left"}, "not a valid score manifest: window_policy"),
-    ],
-)
-def test_a_wrong_manifest_is_told_with_its_file(make_scores, changes, message):
-    path = make_scores(*IN_ORDER) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(InputError, match=rf"manifest\.json: .*{message}"):
-        read_manifest(path.parent)
-
-
-def test_a_block_lies_in_the_folder(make_scores):
-    path = make_scores(*IN_ORDER) / "manifest.json"
-    path.write_text(path.read_text().replace("0.parquet", "../0.parquet"))
-    with pytest.raises(InputError, match="wanted a plain file name"):
-        read_manifest(path.parent)
 
 
 def test_a_folder_without_manifest_is_no_score_table(tmp_path):
@@ -184,44 +123,57 @@ def test_verify_counts_rows_and_compares_tracks(make_scores):
         verify(scores_dir)
 
 
-def test_an_empty_block_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"block 0\.parquet has no rows"):
-        write_rows(table_schema([], []).empty_table(), tmp_path / "0.parquet")
+GENES = [
+    (0, 0, "ENSG1", "A", "+", -1000),
+    (1, 0, "ENSG1", "A", "+", 10),
+    (1, 0, "ENSG22", None, "-", None),
+    (1, 2, "ENSG1", "A", "+", 10),
+    (4, 0, "ENSG333", "C", "-", 5),
+]
 
 
-def test_a_tab_in_a_track_name_is_refused():
-    with pytest.raises(InputError, match="has a tab in its name"):
-        table_schema(["log2fc"], ["liver", "a\tb"])
+@pytest.mark.parametrize("cuts", [IN_ORDER, [[4, 5], [0, 1, 2, 3, 6]], [[0, 6], [1, 2, 3], [4, 5]]])
+def test_rows_of_genes_come_in_input_order(make_scores, cuts):
+    scores_dir = make_scores(*cuts, genes=GENES)
+    verify(scores_dir)
+    table = read_genes(scores_dir)
+    names = ["record_index", "allele_index", "gene_id", "gene_name", "gene_strand", "tss_distance"]
+    assert [tuple(row[name] for name in names) for row in table.to_pylist()] == GENES
+    expected = [[gene[0] + len(gene[2]) / 100, -gene[0] - len(gene[2]) / 100] for gene in GENES]
+    np.testing.assert_allclose(table["gene_log2fc"].to_pylist(), expected, rtol=1e-6)
+    assert read_genes(scores_dir, ["gene_id"])["gene_id"].to_pylist() == [gene[2] for gene in GENES]
+    with pytest.raises(InputError, match="no column 'log2fc'; it has record_index, allele_index, gene_id"):
+        read_genes(scores_dir, ["log2fc"])
 
 
-ONE = Variant(5, 0, "1", 3, ".", "A", "C")
-GOOD = {"flags": [Flag(0)], "window_starts": [-1], "values": {"log2fc": np.ones((1, 2), np.float32)}}
+def test_a_table_without_genes_has_no_rows_of_them(make_scores):
+    assert read_genes(make_scores(*IN_ORDER)).num_rows == 0
 
 
-@pytest.mark.parametrize(
-    ("rows", "statuses", "changes", "message"),
-    [
-        ([ONE], [], {}, "1 rows and 0 statuses"),
-        ([ONE], [Status.STAR], {}, "0 rows are OK, but 1 have flags and 1 a window"),
-        ([ONE], [Status.OK], {"flags": []}, "1 rows are OK, but 0 have flags"),
-        (
-            [ONE],
-            [Status.OK],
-            {"values": {"log2fc": np.ones((1, 3))}},
-            r"log2fc is \(1, 3\) for 1 OK rows and 2 tracks",
-        ),
-        ([ONE], [Status.OK], {"values": {"log2fc": np.array([[1, np.nan]])}}, "not finite"),
-        ([ONE, ONE], [Status.OK, Status.STAR], {}, "not in input order"),
-    ],
-)
-def test_build_table_refuses_what_does_not_fit(rows, statuses, changes, message):
-    with pytest.raises(InputError, match=message):
-        build_table(rows, statuses, **GOOD | changes, tracks=["a", "b"])
+def test_files_of_genes_are_verified_too(make_scores):
+    scores_dir = make_scores(*IN_ORDER, genes=GENES)
+    path = scores_dir / "genes" / "1.parquet"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + b"x")
+    with pytest.raises(InputError, match=r"genes/1\.parquet: its checksum"):
+        verify(scores_dir)
+    path.write_bytes(good)
+    (path.parent / "2.parquet").write_bytes(good)
+    with pytest.raises(InputError, match=r"genes/2\.parquet: not listed"):
+        verify(scores_dir)
 
 
-def test_build_table_fits_the_schema():
-    table = build_table([ONE], [Status.OK], **GOOD, tracks=["a", "b"])
-    assert table.schema.equals(table_schema(["log2fc"], ["a", "b"]), check_metadata=True)
-    assert table.validate(full=True) is None
-    assert table["window_start"].to_pylist() == [-1]
-    assert table.schema.field("log2fc").type == pa.list_(pa.float32())
+def test_other_readers_read_float16(make_scores):
+    scores_dir = make_scores(*IN_ORDER, storage=Storage(dtype="float16"))
+    verify(scores_dir)
+    frame = pd.read_parquet(scores_dir / "blocks")
+    assert frame["log2fc"][6].dtype == np.float16
+    assert frame["log2fc"][6].tolist() == [4.0, -4.0]
+
+
+def test_slices_hold_every_row_in_order(make_scores, monkeypatch):
+    monkeypatch.setattr(schema, "SLICE_VALUES", 45)
+    scores_dir = make_scores(*IN_ORDER)
+    slices = list(iter_slices(iter_blocks(scores_dir)))
+    assert [table.num_rows for table in slices] == [2, 2, 2, 1]
+    assert pa.concat_tables(slices).equals(read_scores(scores_dir))

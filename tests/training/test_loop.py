@@ -19,10 +19,9 @@ from cisray.progress import silent
 from cisray.training.batches import Batch
 from cisray.training.checkpoints import read_learner, write_learner
 from cisray.training.loop import Learner, fit
-from cisray.training.objectives import OBJECTIVES
 from cisray.training.sharding import gather, mesh_of_workers
 from cisray.training.spec import TrainSpec
-from cisray.training.tasks import ALONE, Feed, Goal, Task, Workers
+from cisray.training.tasks import ALONE, Feed, Task, Workers
 from cisray.training.validation import validate
 
 GEOMETRY = Geometry(window_bp=64, bin_bp=8, margin_bp=2)

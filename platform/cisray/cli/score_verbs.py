@@ -1,41 +1,33 @@
 """Verbs that score variants, and show what any verb made."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cisray.cli.options import JobFile, Overrides, open_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def score(job_path: JobFile, overrides: Overrides = None) -> None:
     """Score what each variant of a file changes, as a model sees it."""
     import dataclasses
 
-    from cisray.bundle import Predictor
     from cisray.config import load_job
-    from cisray.flows.score import ScoreJob
     from cisray.flows.score import score as run
-    from cisray.reports.console import print_table, progress_bars
-    from cisray.scoring.schema import MANIFEST_NAME, ModelSource, read_manifest
-    from cisray.tracking import fetch_model, tracked_run
+    from cisray.flows.score_export import export
+    from cisray.flows.score_job import ScoreJob
+    from cisray.reports.console import progress_bars
+    from cisray.scoring.manifest import MANIFEST_NAME
+    from cisray.tracking import fetch_models, tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
-    fetched = fetch_model(job.model)
-    predictor = Predictor(fetched.bundle_dir)
-    source = ModelSource(
-        uri=fetched.uri,
-        digest=predictor.digest,
-        version=fetched.version,
-        held_out_contigs=tuple(
-            contig
-            for contig, length in predictor.card.genome_for("scoring").contig_lengths.items()
-            if f"{contig}:0-{length}" in predictor.card.regions["test"]
-        ),
-    )
+    models = fetch_models([job.model, *job.ensemble], head=job.head)
     out = Path(job.out).absolute()
     if (out / MANIFEST_NAME).exists():
-        run(job, bundle_dir=fetched.bundle_dir, model=source)  # done by this very job, or refused
+        run(job, models=models)  # done by this very job, or refused
         print(f"already scored: {out}")
         return
     console = open_console()
@@ -43,14 +35,86 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
         tracked_run("scoring", kind="score", out=out, settings=dataclasses.asdict(job), job_path=job_path) as tracked,
         progress_bars(console) as report,
     ):
-        run(job, bundle_dir=fetched.bundle_dir, model=source, report=report)
-        manifest = read_manifest(out)
-        tracked.log_metrics({f"rows.{status}": count for status, count in manifest.counts.items()})
+        run(job, models=models, report=report)
+        tracked.log_metrics(_totals(out))
+    _print_summary(out, console)
+    for path in export(job, out):
+        print(f"written: {path}")
+    print(f"score table: {out}")
+
+
+def calibrate(
+    job_path: JobFile,
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="What scoring jobs call it.")] = "background",
+) -> None:
+    """Score a background set of variants once, and keep the quantiles of its scores with the model."""
+    import dataclasses
+
+    from cisray.config import load_job
+    from cisray.flows.calibrate import calibrate as run
+    from cisray.flows.score_job import ScoreJob
+    from cisray.reports.console import progress_bars
+    from cisray.tracking import fetch_models, keep_calibration, tracked_run
+
+    job = load_job(job_path, ScoreJob, overrides or ())
+    models = fetch_models([job.model, *job.ensemble], head=job.head)
+    out = Path(job.out).absolute()
+    console = open_console()
+    with (
+        tracked_run(
+            "scoring", kind="calibrate", out=out, settings=dataclasses.asdict(job), job_path=job_path
+        ) as tracked,
+        progress_bars(console) as report,
+    ):
+        card_path = run(job, name, models=models, report=report)
+        tracked.log_metrics(_totals(out))
+    kept = keep_calibration(next(iter(models)), card_path)
+    _print_summary(out, console)
+    print(f"calibration {name}: {card_path}")
+    for address in kept:
+        print(f"kept with: {address}")
+
+
+def _totals(scores_dir: Path) -> dict[str, float]:
+    """Return what MLflow keeps of a score table: rows per status, the guard, and what the run took."""
+    from cisray.scoring.manifest import read_manifest
+    from cisray.scoring.run_record import read_run
+
+    manifest, record = read_manifest(scores_dir), read_run(scores_dir)
+    totals: dict[str, float] = {f"rows.{status}": count for status, count in manifest.counts.items()}
+    if manifest.guard is not None:
+        totals["guard.largest_difference"] = manifest.guard.largest_difference
+    if record is not None:
+        totals |= {"seconds": record.seconds, "rows_per_s": record.rows_per_s, "engine_share": record.engine_share}
+    return totals
+
+
+def _print_summary(scores_dir: Path, console: "Console") -> None:
+    """Print a table's counts, formulas and noise floors, and what its guard found."""
+    from cisray.reports.console import print_table
+    from cisray.scoring.manifest import read_manifest
+    from cisray.scoring.run_record import read_run
+
+    manifest, record = read_manifest(scores_dir), read_run(scores_dir)
     rows = [[status.value, f"{count:,}"] for status, count in manifest.counts.items()]
     print_table(console, f"{manifest.rows:,} rows of {manifest.records:,} records", ["status", "rows"], rows)
-    for name, floor in manifest.noise_floor.items():
-        console.print(f"{name} = {manifest.scores[name]}; noise floor {floor:.2g}", highlight=False, markup=False)
-    print(f"score table: {out}")
+    for name, formula in (manifest.scores | manifest.gene_scores).items():
+        floor = manifest.noise_floor[name]
+        told = "" if floor is None else f"; noise floor {floor:.2g}"
+        console.print(f"{name} = {formula}{told}", highlight=False, markup=False)
+    guard = manifest.guard
+    if guard is not None and guard.recomputed:
+        console.print(
+            f"{guard.recomputed:,} rows computed again by two full forwards: at most {guard.largest_difference:.1g} of "
+            f"the largest score apart (allowed {guard.tolerance:g})",
+            highlight=False,
+        )
+    if record is not None:
+        console.print(
+            f"{record.rows_per_s:,.1f} rows/s; {record.engine_share:.0%} of the workers' time in the engine",
+            highlight=False,
+        )
 
 
 def report(
@@ -69,7 +133,7 @@ def report(
     from cisray.reports.dataset_page import write_dataset_page
     from cisray.reports.run_page import write_run_page
     from cisray.reports.score_page import write_score_page
-    from cisray.scoring.schema import MANIFEST_NAME, read_manifest
+    from cisray.scoring.manifest import MANIFEST_NAME, read_manifest
 
     if (folder / MANIFEST_NAME).exists():
         held_out = read_manifest(folder).model.held_out_contigs

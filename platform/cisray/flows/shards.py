@@ -49,7 +49,7 @@ class Receipt(NamedTuple):
     sha256: str
     seconds: float
     facts: dict[str, Any]
-    """What the worker counted."""
+    """What the worker counted; "files" are checksums of more files that it wrote into the staging folder."""
 
 
 class Receipts(Mapping[str, Receipt]):
@@ -269,5 +269,5 @@ def _has_receipt(staging: Path, task: Task) -> bool:
         receipt = Receipt(**read_json(path, what="receipt"))
     except (InputError, TypeError):  # a machine that lost power may leave an empty one, which proves nothing
         return False
-    file = staging / receipt.file
-    return file.exists() and file_digest(file) == receipt.sha256
+    files = {receipt.file: receipt.sha256} | receipt.facts.get("files", {})
+    return all((staging / file).exists() and file_digest(staging / file) == sha256 for file, sha256 in files.items())

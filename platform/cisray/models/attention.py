@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BLOCK_VALUES = 1 << 21
+"""Logits that a block of queries has, over all heads and rows of a batch: 8 MB of float32."""
+
 
 class RelativeAttention(nn.Module):
     """Multi-head attention over bins [B, N, C], with relative positions; the values' size is C / heads."""
@@ -49,14 +52,20 @@ class RelativeAttention(nn.Module):
         query, key, value = (self._by_head(layer(hidden)) for layer in (self.query, self.key, self.value))
         query = query * self.key_size**-0.5
         relative_keys = self._by_head(self.relative_key(self.position_dropout(features)))  # [H, 2 N + 1, K]
-        mixed = F.scaled_dot_product_attention(
-            query + self.content_bias.to(query.dtype),
-            key,
-            value,
-            attn_mask=relative_logits(query + self.position_bias.to(query.dtype), relative_keys),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=1.0,
-        )  # [B, H, N, V]
+        content, position = (query + bias.to(query.dtype) for bias in (self.content_bias, self.position_bias))
+        if hidden.device.type == "cpu" and not (
+            self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        ):
+            mixed = attend_in_blocks(content, position, key, value, relative_keys)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                content,
+                key,
+                value,
+                attn_mask=relative_logits(position, relative_keys),
+                dropout_p=self.dropout if self.training else 0.0,
+                scale=1.0,
+            )  # [B, H, N, V]
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _by_head(self, hidden: Tensor) -> Tensor:
@@ -73,6 +82,30 @@ def relative_logits(queries: Tensor, relative_keys: Tensor) -> Tensor:
     num_bins = queries.shape[-2]
     products = queries @ relative_keys.mT  # [B, H, N, 2 N + 1]
     return products.flatten(-2)[..., num_bins:].unflatten(-1, (num_bins, 2 * num_bins))[..., :num_bins]
+
+
+def attend_in_blocks(content: Tensor, position: Tensor, key: Tensor, value: Tensor, relative_keys: Tensor) -> Tensor:
+    """Attend from some queries at a time, whose logits stay in a processor's cache: [B, H, N, V].
+
+    Takes queries [B, H, N, K] with either bias, keys and values of the same bins, and keys [H, 2 N + 1, K] of the
+    distances from -N, of which some queries need little more than half.
+    """
+    num_bins = key.shape[-2]
+    key, value, relative_keys = key.mT.contiguous(), value.contiguous(), relative_keys.mT.contiguous()
+    rows = max(16, BLOCK_VALUES // (num_bins * content.shape[0] * content.shape[1]))
+    mixed = []
+    for start in range(0, num_bins, rows):
+        stop = min(start + rows, num_bins)
+        # the last of the queries sees the first bin at a distance of 1 - stop, the first sees the last at N - 1 - start
+        near = relative_keys[..., num_bins + 1 - stop : 2 * num_bins - start]
+        products = position[..., start:stop, :] @ near  # [B, H, rows, N + rows - 1]
+        # in memory, each next query's first bin lies one distance less far on
+        width = num_bins + stop - start - 1
+        by_bin = products.flatten(-2)[..., stop - start - 1 :]
+        by_bin = by_bin.as_strided((*by_bin.shape[:-1], stop - start, num_bins), (*by_bin.stride()[:-1], width - 1, 1))
+        logits = content[..., start:stop, :] @ key
+        mixed.append(logits.add_(by_bin).softmax(dim=-1) @ value)
+    return torch.cat(mixed, dim=-2)
 
 
 def two_sided(by_distance: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.geometry import Geometry
-from cisray.models.layers import Network, one_hot
+from cisray.models.layers import Network
 from cisray.models.outputs import Link, ProfileAndCount
 from cisray.models.sizes import check_sizes
 
@@ -108,11 +108,10 @@ class ProfileNetwork(Network):
     def __init__(self, *, local: nn.Module, context: nn.Module, head: ProfileHead) -> None:
         super().__init__(local=local, context=context, head=head, crop_bins=0)
 
-    def forward(self, codes: Tensor, head: str | None = None) -> ProfileAndCount:
-        """Predict from codes uint8 [B, L]; there is only one head."""
+    def read_out(self, hidden: Tensor, head: str | None = None) -> ProfileAndCount:
+        """Predict from what `context` returned, [B, C, L]; there is only one head."""
         assert head is None
-        weight = next(self.parameters())
-        outputs: ProfileAndCount = self.head(self.context(self.local(one_hot(codes, weight.dtype))))
+        outputs: ProfileAndCount = self.head(hidden)
         return outputs
 
 

@@ -23,13 +23,14 @@ class ProfileAndCount(NamedTuple):
     """log(1 + total over the window), [B, T]."""
 
 
-def apply_link(outputs: Tensor | ProfileAndCount, link: Link) -> Tensor:
+def apply_link(outputs: Tensor | ProfileAndCount, link: Link, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn a network's outputs into predictions [B, N, T]: rates, probabilities, or expected counts per bin."""
     if isinstance(outputs, ProfileAndCount):
         assert link == "profile"
-        totals = torch.expm1(outputs.log_counts.float()).clamp(min=0)
-        return torch.softmax(outputs.profile.float(), dim=1) * totals[:, None, :]
+        totals = torch.expm1(outputs.log_counts.to(dtype)).clamp(min=0)
+        return torch.softmax(outputs.profile.to(dtype), dim=1) * totals[:, None, :]
     assert link != "profile"
+    outputs = outputs.to(dtype)
     if link == "identity":
-        return outputs.float()
-    return torch.sigmoid(outputs.float()) if link == "sigmoid" else F.softplus(outputs.float())
+        return outputs
+    return torch.sigmoid(outputs) if link == "sigmoid" else F.softplus(outputs)

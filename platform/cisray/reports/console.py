@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,11 +36,14 @@ LINE_S = 20.0
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Report]:
     """Give a report that shows each stage, its rate and time left: as bars, or as lines where there is no terminal."""
-    if console.is_terminal:
-        with _bars(console) as report:
-            yield report
-    else:
-        yield _lines(console)
+    with _bars(console) if console.is_terminal else nullcontext(_lines(console)) as show:
+
+        def report(progress: Progress) -> None:
+            if progress.note:
+                console.print(progress.note, highlight=False, markup=False)
+            show(progress)
+
+        yield report
 
 
 def _lines(console: Console) -> Report:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cisray.errors import InputError
 from cisray.reports.figures import agreement, distributions, embed, manhattan
 from cisray.reports.page import (
     PAGE_NAME,
@@ -23,9 +24,9 @@ from cisray.reports.page import (
 )
 from cisray.reports.score_summary import GRID, Summary, TopRow, summarise
 from cisray.reports.truth import NEGATIVE, POSITIVE, Separation, Truth, correlate, read_truth, separations
-from cisray.scoring.alleles import Flag, Status
+from cisray.scoring.alleles import SCORED, Flag, Status
 from cisray.scoring.effects import SCORES
-from cisray.scoring.schema import Manifest, read_manifest
+from cisray.scoring.manifest import Manifest, read_manifest
 
 NUM_TOP = 25
 NUM_MOVED = 3
@@ -36,6 +37,7 @@ TRACKS_PER_FIGURE = 20
 
 REASONS = {
     Status.OK: "scored",
+    Status.REF_FLIPPED: "scored with alleles exchanged: the genome has ALT there",
     Status.REF_MISMATCH: "REF is not what the genome has there: another genome build, or alleles swapped",
     Status.CONTIG_UNKNOWN: "the genome has no contig of that name",
     Status.OUT_OF_CONTIG: "the position lies outside its contig",
@@ -44,11 +46,22 @@ REASONS = {
     Status.STAR: "the ALT allele is *: the base is lost to another record's deletion",
     Status.MISSING_ALT: "the record has no ALT allele",
     Status.TOO_LONG: "an allele is longer than max_allele_bp",
+    Status.NO_BINS: "no output bin of the window is asked for there: no gene or region near enough",
+    Status.MODEL_ERROR: "the model's predictions are not finite",
 }
 FLAGS = {
     Flag.EDGE_PADDED: "window reaches beyond the contig",
     Flag.HAS_N: "N in the window",
     Flag.INDEL: "changes length",
+    Flag.OFF_CENTRE: "off the window's middle",
+    Flag.DEDUPLICATED: "same edit as another row",
+    Flag.REF_FROM_VCF: "REF written over the genome",
+    Flag.INDEL_STITCHED: "both sides of the indel aligned",
+}
+ALIGNMENTS = {
+    "none": "bins are compared by index: right of an indel bases are shifted, and a part of its effect is shift",
+    "stitch": "bins left and right of an indel come from two readings, each aligned with the reference",
+    "ref_coords": "inserted bins are reduced to their largest, deleted ones are 0",
 }
 
 
@@ -66,6 +79,11 @@ def write_score_page(
         InputError: the folder is not a finished score table, or the truth belongs to other variants.
     """
     manifest = read_manifest(scores_dir)
+    if not manifest.scores or not manifest.listed_tracks:
+        raise InputError(
+            f"{scores_dir}: no values per track in it, which a page is made of; score again with all values, or with "
+            "the tracks named that a page should show"
+        )
     truth = None if truth_path is None else read_truth(truth_path, scores_dir, manifest, held_out=held_out)
     summary = summarise(scores_dir, manifest, num_top=NUM_TOP)
     found = [] if truth is None else separations(truth, held_out=held_out)
@@ -99,7 +117,8 @@ def describe_moved(values: np.ndarray, tracks: Sequence[str]) -> str:
 
 def _model(manifest: Manifest) -> str:
     version = f", version {manifest.model.version}" if manifest.model.version else ""
-    return f"{manifest.model.uri}{version}"
+    others = f", and {len(manifest.models) - 1} more" if len(manifest.models) > 1 else ""
+    return f"{manifest.model.uri}{version}{others}"
 
 
 def _signed(value: float) -> str:
@@ -107,7 +126,7 @@ def _signed(value: float) -> str:
 
 
 def _rows(manifest: Manifest) -> Section:
-    scored = manifest.counts.get(Status.OK, 0)
+    scored = sum(manifest.counts.get(status, 0) for status in SCORED)
     rows = [
         [status.value, count, share(count, manifest.rows), REASONS[status]]
         for status, count in sorted(manifest.counts.items(), key=lambda one: -one[1])
@@ -118,7 +137,7 @@ def _rows(manifest: Manifest) -> Section:
                 Tile(manifest.rows, "rows", "one per record and ALT allele"),
                 Tile(scored, "scored", f"{share(scored, manifest.rows)} of the rows"),
                 Tile(manifest.rows - scored, "not scored", "a status and no values, never zeros"),
-                Tile(len(manifest.tracks), "tracks"),
+                Tile(len(manifest.listed_tracks), "tracks"),
             ]
         )
     ]
@@ -129,7 +148,9 @@ def _rows(manifest: Manifest) -> Section:
 
 
 def _made(manifest: Manifest) -> Section:
-    half_bp = manifest.window_bp // 2
+    place = f"{manifest.window_bp // 2:,} bp stand before the variant's first base"
+    if manifest.window_policy != "centered":
+        place = "variants of a cell of the grid share the window around it"
     strands = "mean of both strands" if manifest.strands == "both" else "forward strand only"
     pairs = [
         ("model", _model(manifest)),
@@ -138,14 +159,13 @@ def _made(manifest: Manifest) -> Section:
         ("variants", f"{manifest.variants.file}, digest {manifest.variants.digest}"),
         (
             "window",
-            f"{manifest.window_bp:,} bp, {manifest.window_policy}: {half_bp:,} bp stand before the first base of REF",
+            f"{manifest.window_bp:,} bp, {manifest.window_policy}: {place}",
         ),
-        (
-            "indels",
-            "bins are compared by index: right of an indel bases are shifted, and a part of its effect is shift",
-        ),
+        ("indels", ALIGNMENTS[manifest.indel_align]),
         ("longest allele", f"{manifest.max_allele_bp:,} bp"),
         ("strands", strands),
+        *([("shifts", ", ".join(f"{shift} bp" for shift in manifest.shifts))] if len(manifest.shifts) > 1 else []),
+        ("REF unlike the genome", manifest.ref_mismatch),
         ("precision", manifest.precision),
         ("cisray", manifest.cisray_version),
     ]
@@ -217,7 +237,7 @@ def _top(summary: Summary, manifest: Manifest) -> Section:
     if not summary.top:
         return Section("Largest effects", explains, [text("No row was scored.")])
     header = ["variant", "id", f"largest |{summary.main}|", f"moves most ({summary.main})", "to know"]
-    rows = [_top_row(one, manifest.tracks) for one in summary.top]
+    rows = [_top_row(one, manifest.listed_tracks) for one in summary.top]
     return Section("Largest effects", explains, [table(header, rows)])
 
 
@@ -273,12 +293,12 @@ def _scores(summary: Summary, manifest: Manifest) -> Section:
                 float(one.lowest[index]),
                 float(one.highest[index]),
             ]
-            for index, track in enumerate(manifest.tracks)
+            for index, track in enumerate(manifest.listed_tracks)
         ]
         header = ["track", *(["raised", "lowered"] if signed else []), "above the noise floor", "lowest", "highest"]
         content.append(table(header, rows, caption=name))
-        for first in range(0, len(manifest.tracks), TRACKS_PER_FIGURE):
+        for first in range(0, len(manifest.listed_tracks), TRACKS_PER_FIGURE):
             part = slice(first, first + TRACKS_PER_FIGURE)
-            figure = distributions(manifest.tracks[part], one.counts[part], one.edges, what=name)
+            figure = distributions(manifest.listed_tracks[part], one.counts[part], one.edges, what=name)
             content.append(embed(figure, alt=f"distribution of {name} per track", wide=True))
     return Section("Distributions", explains, content)

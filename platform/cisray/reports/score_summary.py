@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cisray.scoring.schema import Manifest, iter_blocks, score_values
+from cisray.scoring.manifest import Manifest
+from cisray.scoring.rows import score_values
+from cisray.scoring.schema import iter_blocks
 
 NUM_BINS = 120
 """Bins of a distribution."""
@@ -75,7 +77,7 @@ class Summary:
 def summarise(scores_dir: Path, manifest: Manifest, *, num_top: int) -> Summary:
     """Read a score table twice: once for its extent and its top rows, once for its distributions."""
     main = main_score(manifest)
-    num_tracks = len(manifest.tracks)
+    num_tracks = len(manifest.listed_tracks)
     summary = Summary(
         main=main,
         num_scored=0,
@@ -132,7 +134,7 @@ def _measure(summary: Summary, block: pa.Table, manifest: Manifest, *, num_top: 
         one.highest = np.maximum(one.highest, values.max(axis=0))
         one.raised = one.raised + (values > 0).sum(axis=0)
         one.lowered = one.lowered + (values < 0).sum(axis=0)
-        one.above_noise = one.above_noise + (np.abs(values) > manifest.noise_floor[name]).sum(axis=0)
+        one.above_noise = one.above_noise + (np.abs(values) > (manifest.noise_floor[name] or 0.0)).sum(axis=0)
         if name == summary.main:
             rows = block.filter(pa.array(scored))
             summary.num_scored += len(values)

@@ -13,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from cisray.errors import InputError
 from cisray.reports.score_summary import main_score
-from cisray.scoring.schema import Manifest, iter_blocks, score_values
+from cisray.scoring.manifest import Manifest
+from cisray.scoring.rows import score_values
+from cisray.scoring.schema import iter_blocks
 
 POSITIVE, NEGATIVE = "breaks_motif", "background"
 KEY_COLUMNS = ("record_index", "allele_index")
@@ -158,7 +160,7 @@ def _read_table(path: Path) -> pa.Table:
 def _effect_columns(table: pa.Table, manifest: Manifest) -> dict[str, str]:
     """Return for each track the column that holds its true values of the main score, where there is one."""
     score = main_score(manifest)
-    candidates = {track: (f"true_{score}_{track}", f"true_{score}:{track}") for track in manifest.tracks}
+    candidates = {track: (f"true_{score}_{track}", f"true_{score}:{track}") for track in manifest.listed_tracks}
     return {
         track: column
         for track, columns in candidates.items()
@@ -231,7 +233,7 @@ def _take_scores(
         to = places[scored[known]]
         truth.largest[name][to] = np.abs(values[rows]).max(axis=1, initial=0)
         if name == main:
-            for index, track in enumerate(manifest.tracks):
+            for index, track in enumerate(manifest.listed_tracks):
                 if track in truth.predicted:
                     truth.predicted[track][to] = values[rows, index]
 

@@ -1,68 +1,333 @@
-"""Say how far apart two predictions are: the scores, their formulas and their names."""
+"""Say how far apart two predictions are: the scores, their formulas and their names.
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+A score reads the bins that a mask keeps (see scoring.masks), on the tracks' natural scale. In a formula, r is the
+prediction for the reference and a that for the alternate; sum, mean, max and norm2 run over the kept bins.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from cisray.datasets.card import Kind
 from cisray.errors import InputError
+from cisray.models.outputs import Link
+from cisray.scoring import formulas
+from cisray.scoring.formulas import KeptBins
 
-
-def delta_sum(reference: Tensor, alternate: Tensor) -> Tensor:
-    """Sum alternate less reference over the bins; Basenji's SAD.
-
-    Takes predictions [B, N, T], gives [B, T]. Kelley et al. 2018, doi:10.1101/gr.227819.117.
-    """
-    return (alternate.double() - reference.double()).sum(dim=1).float()  # [B, T]
-
-
-def log2fc(reference: Tensor, alternate: Tensor) -> Tensor:
-    """Take the log2 fold change of the sums over the bins, with a pseudocount of one; Calico's logSED.
-
-    Takes predictions [B, N, T], gives [B, T]. A prediction below zero counts as zero.
-    Linder et al. 2025, doi:10.1038/s41588-024-02053-6.
-    """
-    return (_log2_of_sum(alternate) - _log2_of_sum(reference)).float()  # [B, T]
-
-
-def l2_log2(reference: Tensor, alternate: Tensor) -> Tensor:
-    """Take the Euclidean norm over the bins of the difference in log2(1 + x); Calico's logD2.
-
-    Takes predictions [B, N, T], gives [B, T], never below zero. A prediction below zero counts as zero.
-    Linder et al. 2025, doi:10.1038/s41588-024-02053-6.
-    """
-    return torch.linalg.vector_norm(_log2_of_bins(alternate) - _log2_of_bins(reference), dim=1).float()  # [B, T]
-
-
-def _log2_of_sum(predictions: Tensor) -> Tensor:
-    """Give log2(1 + sum over the bins) [B, T]; float32 would lose digits over thousands of bins."""
-    return torch.log2(1 + predictions.double().clamp(min=0).sum(dim=1))
-
-
-def _log2_of_bins(predictions: Tensor) -> Tensor:
-    """Give log2(1 + x) of each bin [B, N, T]."""
-    return torch.log2(1 + predictions.double().clamp(min=0))
+PSEUDOCOUNT = 1.0
+# Values of one prediction that are held in float64 at once: what a core's cache holds, or what keeps a GPU busy.
+VALUES_AT_ONCE_CPU = 1 << 17
+VALUES_AT_ONCE_GPU = 1 << 24
+FEWEST_TRACKS = 32  # a chunk of fewer would read scattered memory
 
 
 class Score(NamedTuple):
     """One number per track made of two predictions."""
 
-    function: Callable[[Tensor, Tensor], Tensor]
-    """From reference and alternate [B, N, T] to [B, T] in float32, computed in float64."""
+    of_bins: Callable[[KeptBins], Tensor]
+    """Gives [R, T] in float64."""
     formula: str
-    """What the manifest quotes: r reference, a alternate, both on the natural scale; sums over bins."""
+    """What the manifest quotes, at the usual pseudocount; see the module's docstring for its words."""
     signed: bool
     """Whether the sign says which allele is higher."""
-    alias: str
-    """The name the score has elsewhere."""
+    aliases: tuple[str, ...]
+    """The names the same number has elsewhere."""
+    source: str
+    """Where it was defined, as a DOI or the name of the program."""
+    kinds: tuple[Kind, ...]
+    """The targets whose predictions it suits."""
+    compares: bool = True
+    """Whether two equal predictions give 0; one that does not has no noise floor."""
+    of_genes: bool = False
+    """Whether it is read over a gene."""
+    of_probabilities: bool = False
+    function: Callable[[Tensor, Tensor], Tensor] = torch.sub
+    """From reference and alternate [B, N, T] to [B, T] in float32, over all bins."""
+
+    @property
+    def alias(self) -> str:
+        """The aliases, for a person."""
+        return ", ".join(self.aliases) or "–"
+
+
+_ANY: tuple[Kind, ...] = get_args(Kind)
+_COVERAGE: tuple[Kind, ...] = ("coverage",)
+_LABELS: tuple[Kind, ...] = ("labels",)
+_NOT_NEGATIVE: tuple[Kind, ...] = ("coverage", "labels")
+_BASENJI, _BORZOI, _ENFORMER = (
+    "doi:10.1101/gr.227819.117",
+    "doi:10.1038/s41588-024-02053-6",
+    "doi:10.1038/s41592-021-01252-x",
+)
+_ALPHAGENOME, _CHROMBPNET = "doi:10.1038/s41586-025-10014-0", "doi:10.1101/2024.12.25.630221"
+_DEEPSEA, _BASKERVILLE = "doi:10.1038/nmeth.3547", "baskerville"
+_LOG2FC = "log2(1 + sum(max(a, 0))) - log2(1 + sum(max(r, 0)))"
+_SHARES = "p = (max(r, 0) + k) / sum(max(r, 0) + k), q the same of a"
+_LEVEL = "k = 1e-9 + the 25th percentile of max(r, 0)"
+_LOGIT = "mean(logit(a) - logit(r))"
+_WITHIN = "logit(x) = ln(x / (1 - x)), with x no nearer than 1e-6 to 0 and 1"
+
+_SCORES = {
+    "delta_sum": Score(
+        formulas.delta_sum,
+        "sum(a) - sum(r)",
+        signed=True,
+        aliases=("SAD", "SUM", "SED", "DIFF_SUM"),
+        source=_BASENJI,
+        kinds=_ANY,
+    ),
+    "delta_mean": Score(
+        formulas.delta_mean, "mean(a) - mean(r)", signed=True, aliases=("DIFF_MEAN",), source=_ENFORMER, kinds=_ANY
+    ),
+    "log2fc": Score(
+        formulas.log2fc, _LOG2FC, signed=True, aliases=("logSED", "DIFF_LOG2_SUM"), source=_BORZOI, kinds=_NOT_NEGATIVE
+    ),
+    "sum_log2": Score(
+        formulas.sum_log2,
+        "sum(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))",
+        signed=True,
+        aliases=("logSUM", "logSAD", "DIFF_SUM_LOG2"),
+        source=_BORZOI,
+        kinds=_NOT_NEGATIVE,
+    ),
+    "max_signed": Score(
+        formulas.max_signed,
+        "a - r in the bin of the largest |a - r|, the first of equals",
+        signed=True,
+        aliases=("SAX",),
+        source=_BASENJI,
+        kinds=_ANY,
+    ),
+    "l1": Score(formulas.l1, "sum(|a - r|)", signed=False, aliases=("D1",), source=_BASKERVILLE, kinds=_ANY),
+    "l2": Score(formulas.l2, "norm2(a - r)", signed=False, aliases=("D2", "L2_DIFF"), source=_BASKERVILLE, kinds=_ANY),
+    "l2_log2": Score(
+        formulas.l2_log2,
+        "norm2(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))",
+        signed=False,
+        aliases=("logD2",),
+        source=_BORZOI,
+        kinds=_NOT_NEGATIVE,
+    ),
+    "jsd": Score(
+        formulas.jsd,
+        f"sqrt(sum(p log2(p / m) + q log2(q / m)) / 2), m = (p + q) / 2, {_SHARES}, k = 1e-9",
+        signed=False,
+        aliases=(),
+        source=_CHROMBPNET,
+        kinds=_COVERAGE,
+    ),
+    "jeffreys_half": Score(
+        formulas.jeffreys_half,
+        f"sum((p - q) ln(p / q)) / 2, {_SHARES}, {_LEVEL}",
+        signed=False,
+        aliases=("JS",),
+        source=_BASKERVILLE,
+        kinds=_COVERAGE,
+    ),
+    "ndi": Score(
+        formulas.ndi,
+        f"max(|p - q|), {_SHARES}, {_LEVEL}",
+        signed=False,
+        aliases=("nDi",),
+        source=_BORZOI,
+        kinds=_COVERAGE,
+    ),
+    "active_sum": Score(
+        formulas.active_sum,
+        "max(sum(a), sum(r))",
+        signed=False,
+        aliases=("ACTIVE_SUM",),
+        source=_ALPHAGENOME,
+        kinds=_NOT_NEGATIVE,
+        compares=False,
+    ),
+    "active_mean": Score(
+        formulas.active_mean,
+        "max(mean(a), mean(r))",
+        signed=False,
+        aliases=("ACTIVE_MEAN",),
+        source=_ALPHAGENOME,
+        kinds=_NOT_NEGATIVE,
+        compares=False,
+    ),
+    "logit_diff": Score(
+        formulas.logit_diff,
+        f"{_LOGIT}, {_WITHIN}",
+        signed=True,
+        aliases=("logit",),
+        source=_DEEPSEA,
+        kinds=_LABELS,
+        of_probabilities=True,
+    ),
+    "prob_diff": Score(
+        formulas.delta_mean,
+        "mean(a) - mean(r)",
+        signed=True,
+        aliases=("diff",),
+        source=_DEEPSEA,
+        kinds=_LABELS,
+        of_probabilities=True,
+    ),
+    "deepsea_e": Score(
+        formulas.deepsea_e,
+        f"|{_LOGIT}| * |mean(a) - mean(r)|, {_WITHIN}",
+        signed=False,
+        aliases=("deepsea_effect",),
+        source=_DEEPSEA,
+        kinds=_LABELS,
+        of_probabilities=True,
+    ),
+    "gene_log2fc": Score(
+        formulas.log2fc, _LOG2FC, signed=True, aliases=(), source=_BORZOI, kinds=_NOT_NEGATIVE, of_genes=True
+    ),
+    "gene_ln_mean": Score(
+        formulas.ln_of_means,
+        "ln(mean(max(a, 0)) + 0.001) - ln(mean(max(r, 0)) + 0.001)",
+        signed=True,
+        aliases=("GeneMaskLFC",),
+        source=_ALPHAGENOME,
+        kinds=_NOT_NEGATIVE,
+        of_genes=True,
+    ),
+    "ies": Score(
+        formulas.ies,
+        f"|{_LOG2FC}| * jsd, jsd of {_SHARES}, k = 1e-9",
+        signed=False,
+        aliases=("abs_logfc_x_jsd",),
+        source=_CHROMBPNET,
+        kinds=_COVERAGE,
+    ),
+}
+
+
+class Measure:
+    """Scores of one pseudocount: two predictions and masks in, a number per mask and track out."""
+
+    def __init__(self, scores: Mapping[str, Score], *, pseudocount: float) -> None:
+        self.scores = dict(scores)
+        self.pseudocount = pseudocount
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """What the manifest quotes for each score."""
+        usual, own = (f"log2({pseudocount:.17g} + sum(" for pseudocount in (PSEUDOCOUNT, self.pseudocount))
+        return {name: score.formula.replace(usual, own) for name, score in self.scores.items()}
+
+    @torch.no_grad()
+    def __call__(self, reference: Tensor, alternate: Tensor, masks: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Score pairs of predictions [B, N, T] over the bins that each mask keeps; float32 [R, T] per score.
+
+        Args:
+            reference: natural scale; an expanded view of one prediction will do.
+            alternate: natural scale.
+            masks: bool [R, N]; best on the host, where they are made: on a device they are copied back first.
+            rows: int [R], the pair that each mask belongs to.
+
+        What a mask leaves out is not looked at. A prediction in it that is not a finite number makes scores that
+        are none. The sums are made in float64, over some tracks at a time.
+
+        Raises:
+            InputError: shapes do not agree, a row has no pair, or a mask keeps no bin.
+        """
+        masks, rows = masks.cpu(), rows.cpu().long()
+        _check_shapes(reference, alternate, masks, rows)
+        num_tracks, device = reference.shape[2], reference.device
+        values = {name: torch.empty(len(masks), num_tracks, device=device) for name in self.scores}
+        for part in _parts(masks, num_tracks=num_tracks, on_cpu=device.type == "cpu"):
+            pairs, where = rows[part.rows], part.rows.to(device, non_blocking=True)
+            kept = part.kept.to(device, non_blocking=True)
+            for first in range(0, num_tracks, part.tracks_at_once):
+                tracks = slice(first, first + part.tracks_at_once)
+                sides = [_take(side[:, :, tracks], pairs, part) for side in (reference, alternate)]
+                if not part.is_full:
+                    sides = [torch.where(kept[:, :, None], side, 0) for side in sides]
+                bins = KeptBins(sides[0], sides[1], kept, pseudocount=self.pseudocount)
+                for name, score in self.scores.items():
+                    values[name][where, tracks] = score.of_bins(bins).float()
+        return values
+
+
+class _Part(NamedTuple):
+    """Some masks that are scored together."""
+
+    rows: Tensor
+    """Their places among all masks, [r]."""
+    bins: Tensor
+    """The bins they keep in ascending order, filled up with others, [r, K]."""
+    kept: Tensor
+    """Which of these they do keep, bool [r, K]."""
+    is_full: bool
+    """Whether they keep them all."""
+    tracks_at_once: int
+
+
+def _parts(masks: Tensor, *, num_tracks: int, on_cpu: bool) -> Iterator[_Part]:
+    """Cut masks [R, N] into parts of like numbers of bins, as many as may be held at once."""
+    at_once = VALUES_AT_ONCE_CPU if on_cpu else VALUES_AT_ONCE_GPU
+    counts = masks.sum(dim=1)
+    order = counts.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        most = int(counts[order[start]])
+        tracks_at_once = min(num_tracks, max(FEWEST_TRACKS, at_once // most))
+        rows = order[start : start + max(1, at_once // (most * tracks_at_once))]
+        bins = masks[rows].byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        kept = torch.arange(most) < counts[rows][:, None]
+        yield _Part(rows, bins, kept, bool(kept.all()), tracks_at_once)
+        start += len(rows)
+
+
+def _take(predictions: Tensor, pairs: Tensor, part: _Part) -> Tensor:
+    """Return a part's bins of predictions [B, N, T], float64 [r, K, T]."""
+    first, last = int(part.bins[0, 0]), int(part.bins[0, -1])
+    if len(pairs) == 1 and part.is_full and last - first + 1 == part.bins.shape[1]:  # one run: nothing to gather
+        return predictions[int(pairs[0]), first : last + 1].double()[None]
+    places = (each.to(predictions.device, non_blocking=True) for each in (pairs[:, None], part.bins))
+    return predictions[tuple(places)].double()
+
+
+def _check_shapes(reference: Tensor, alternate: Tensor, masks: Tensor, rows: Tensor) -> None:
+    if reference.ndim != 3 or reference.shape != alternate.shape:
+        raise InputError(
+            f"reference predictions are {tuple(reference.shape)} and alternate {tuple(alternate.shape)}; "
+            "wanted [pairs, bins, tracks] of both"
+        )
+    num_pairs, num_bins, _ = reference.shape
+    if masks.dtype != torch.bool or masks.ndim != 2 or masks.shape[1] != num_bins or rows.shape != masks.shape[:1]:
+        raise InputError(
+            f"masks are {masks.dtype} {tuple(masks.shape)} with rows {tuple(rows.shape)}; "
+            f"wanted bool [masks, {num_bins}] and one row per mask"
+        )
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_pairs:
+        raise InputError(f"rows reach from {int(rows.min())} to {int(rows.max())}; wanted 0 to {num_pairs - 1}")
+    empty = (~masks.any(dim=1)).nonzero()
+    if len(empty):
+        raise InputError(
+            f"mask {int(empty[0])} of {len(masks)} keeps no bin; leave it out, and give its variant a status instead"
+        )
+
+
+def _over_all_bins(name: str, reference: Tensor, alternate: Tensor) -> Tensor:
+    """Score pairs of predictions [B, N, T] over all their bins, float32 [B, T]."""
+    masks = torch.ones(reference.shape[:2], dtype=torch.bool)
+    return make_measure([name])(reference, alternate, masks, torch.arange(len(masks)))[name]
 
 
 SCORES: Mapping[str, Score] = {
-    "delta_sum": Score(delta_sum, "sum(a) - sum(r)", signed=True, alias="SAD"),
-    "log2fc": Score(log2fc, "log2(1 + sum(max(a, 0))) - log2(1 + sum(max(r, 0)))", signed=True, alias="logSED"),
-    "l2_log2": Score(l2_log2, "norm2(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))", signed=False, alias="logD2"),
+    name: score._replace(function=partial(_over_all_bins, name)) for name, score in _SCORES.items()
 }
+
+
+USUAL_SCORES: Mapping[Kind, tuple[str, ...]] = {
+    "coverage": ("delta_sum", "log2fc", "l2_log2"),
+    "labels": ("logit_diff", "prob_diff"),
+    "measurements": ("delta_mean", "l2"),
+}
+"""What is scored where a job names no score."""
 
 
 def resolve_scores(names: Iterable[str]) -> dict[str, Score]:
@@ -70,8 +335,8 @@ def resolve_scores(names: Iterable[str]) -> dict[str, Score]:
 
     Raises InputError for an unknown name and for no name at all.
     """
-    own_names = {score.alias: name for name, score in SCORES.items()} | {name: name for name in SCORES}
-    known = ", ".join(f"{name} ({score.alias})" for name, score in SCORES.items())
+    own_names = {alias: name for name, score in SCORES.items() for alias in (name, *score.aliases)}
+    known = ", ".join(f"{name} ({score.alias})" if score.aliases else name for name, score in SCORES.items())
     resolved: dict[str, Score] = {}
     for name in names:
         if name not in own_names:
@@ -80,3 +345,32 @@ def resolve_scores(names: Iterable[str]) -> dict[str, Score]:
     if not resolved:
         raise InputError(f"no score asked for; choose one or more from {known}")
     return resolved
+
+
+def make_measure(names: Iterable[str], *, pseudocount: float = PSEUDOCOUNT) -> Measure:
+    """Return what scores by the given names or aliases; `pseudocount` is what log2 fold changes add to a sum.
+
+    Raises InputError for an unknown name, and for a pseudocount that is not above 0.
+    """
+    if not 0 < pseudocount < math.inf:
+        raise InputError(f"pseudocount={pseudocount}; wanted a number above 0")
+    return Measure(resolve_scores(names), pseudocount=pseudocount)
+
+
+def check_scores(scores: Mapping[str, Score], *, kind: Kind, link: Link, of_genes: bool) -> None:
+    """Raise InputError for a score that does not suit a model's targets, its link or the masks it is read over."""
+    suiting = ", ".join(name for name, one in SCORES.items() if _misfit(one, kind, link, of_genes=of_genes) is None)
+    for name, score in scores.items():
+        misfit = _misfit(score, kind, link, of_genes=of_genes)
+        if misfit is not None:
+            raise InputError(f"score {name} {misfit}; choose from {suiting}")
+
+
+def _misfit(score: Score, kind: Kind, link: Link, *, of_genes: bool) -> str | None:
+    if kind not in score.kinds:
+        return f"suits {' and '.join(score.kinds)}, and the model's targets are {kind}"
+    if score.of_probabilities and link != "sigmoid":
+        return "reads probabilities, and this model's predictions have no sigmoid"
+    if score.of_genes and not of_genes:
+        return "is read over genes: give it the mask gene(exon) or gene(span), or"
+    return None
