@@ -16,7 +16,7 @@ from cisray.errors import InputError
 from cisray.geometry import Geometry
 from cisray.models.basenji2 import Basenji2Config
 from cisray.progress import Progress
-from cisray.tracking import fetch_model, record_evaluation, store_uri, tracked_run
+from cisray.tracking import fetch_model, is_registered, record_evaluation, store_uri, tracked_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("store")]
 SETTINGS = {"name": "study", "training": {"epochs": 3, "learning_rate": 4e-3}, "tracks": ["a" * 900]}
@@ -255,3 +255,19 @@ def test_the_store_is_made_in_the_working_directory_unless_one_is_named(monkeypa
     monkeypatch.chdir(tmp_path)
     assert store_uri() == f"sqlite:///{tmp_path / 'runs/mlflow.db'}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_whose_making_was_killed_half_way_is_made_to_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    killed = f"""
+import os, sqlite3
+connection = sqlite3.connect({str(path)!r})
+connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the end
+connection.execute("CREATE TABLE half (text)")
+connection.executemany("INSERT INTO half VALUES (?)", [("x" * 1000,)] * 100)
+os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    assert path.with_name("mlflow.db-journal").stat().st_size > 0
+    assert not is_registered("none")

@@ -3,15 +3,17 @@
 MLFLOW_TRACKING_URI names the store; without it, runs/mlflow.db in the working directory, made on first use.
 """
 
+import fcntl
 import logging
 import math
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ import mlflow.pyfunc
 from mlflow import MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
 from cisray.bundle import WEIGHTS_NAME, bundle_digest, read_cards
@@ -35,6 +38,8 @@ DECIDING_METRIC = "valid.pearson"
 DATASET_TAG = "dataset.digest"
 BUNDLE_TAG = "bundle.digest"
 RESUME_TAG = "cisray.resume"
+PARENT_TAG = "mlflow.parentRunId"
+FAILURE_TAG = "cisray.failure"
 # MLflow writes longer values to no store.
 MOST_VALUE_LETTERS = 500
 SYSTEM_METRICS_S = 5
@@ -82,11 +87,25 @@ def is_registered(digest: str) -> bool:
 def _client() -> MlflowClient:
     uri = store_uri()
     if database := _database_path(uri):
-        database.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(database, uri)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return MlflowClient(uri)
+
+
+def _prepare(database: Path, uri: str) -> None:
+    """Make a local store's tables where there are none, one process at a time: MLflow's own migrations would meet."""
+    if database.exists():
+        with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True)) as connection:
+            if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                return  # set last, below
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as handle:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+        MlflowClient(uri).search_experiments(max_results=1)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
@@ -95,7 +114,12 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
         return found.experiment_id
     database = _database_path(store_uri())
     artifacts = (database.parent / "mlartifacts").as_uri() if database else None
-    return client.create_experiment(name, artifact_location=artifacts)
+    try:
+        return client.create_experiment(name, artifact_location=artifacts)
+    except MlflowException:  # another process has made it in the meantime
+        if (found := client.get_experiment_by_name(name)) is None:
+            raise
+        return found.experiment_id
 
 
 class TrackedRun:
@@ -124,6 +148,29 @@ class TrackedRun:
         mlflow.log_input(MetaDataset(source, name=name, digest=digest[:36]), context=context)
         self._client.set_tag(self.run_id, DATASET_TAG, digest)
 
+    def log_file(self, path: Path, *, under: str) -> None:
+        """Keep a file with the run."""
+        self._client.log_artifact(self.run_id, str(path), under)
+
+    def child(self, name: str, *, settings: Mapping[str, Any]) -> "TrackedRun":
+        """Return the run of that name nested in this one, made when first asked for; it stays open until `end`."""
+        experiment_id = self._client.get_run(self.run_id).info.experiment_id
+        of_name = f"tags.`{PARENT_TAG}` = '{self.run_id}' and attributes.run_name = '{name}'"
+        if found := self._client.search_runs([experiment_id], of_name, max_results=1):
+            return TrackedRun(self._client, found[0].info.run_id)
+        run_id = self._client.create_run(experiment_id, run_name=name, tags={PARENT_TAG: self.run_id}).info.run_id
+        params = [Param(key, str(value)[:MOST_VALUE_LETTERS]) for key, value in flatten(settings).items()]
+        self._client.log_batch(run_id, params=params)
+        return TrackedRun(self._client, run_id)
+
+    def end(self, *, failure: str = "") -> None:
+        """Close a nested run, with the reason if it failed; one that was closed stays as it is."""
+        if self._client.get_run(self.run_id).info.status != "RUNNING":
+            return
+        if failure:
+            self._client.set_tag(self.run_id, FAILURE_TAG, failure[:MOST_VALUE_LETTERS])
+        self._client.set_terminated(self.run_id, "FAILED" if failure else "FINISHED")
+
     def log_folder(self, folder: Path, *, under: str) -> None:
         """Keep a folder's files with the run."""
         self._client.log_artifacts(self.run_id, str(folder), under)
@@ -141,8 +188,7 @@ class TrackedRun:
             pip_requirements=["cisray"],
             model_config={"head": None},  # MLflow lets whoever loads the model change only what stands here
         )
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
+        self._make_model(name)
         version = str(
             self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
         )
@@ -153,6 +199,16 @@ class TrackedRun:
         if takes_over:
             self._client.set_registered_model_alias(name, CHAMPION, version)
         return Registered(name, version, takes_over, verdict)
+
+    def _make_model(self, name: str) -> None:
+        """Make a registered model where there is none of that name."""
+        if self._client.search_registered_models(f"name = '{name}'"):
+            return
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException:  # another process has made it in the meantime
+            if not self._client.search_registered_models(f"name = '{name}'"):
+                raise
 
     def _compare(self, name: str, metric: float, dataset_digest: str) -> tuple[str, bool]:
         """Say in words what a new version is to the champion, and whether it takes its place."""
