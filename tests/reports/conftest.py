@@ -16,17 +16,9 @@ from cisray.files import file_digest, write_json
 from cisray.genome.variants import Variant
 from cisray.geometry import Geometry
 from cisray.scoring.alleles import Flag, Status
-from cisray.scoring.schema import (
-    BLOCKS_DIR,
-    Block,
-    GenomeSource,
-    Manifest,
-    ModelSource,
-    VariantSource,
-    build_table,
-    write_manifest,
-    write_rows,
-)
+from cisray.scoring.manifest import Block, GenomeSource, Manifest, ModelSource, VariantSource, write_manifest
+from cisray.scoring.rows import ScoredRows, build_rows, variants_table, write_rows
+from cisray.scoring.schema import BLOCKS_DIR
 from cisray.training.metrics import DEFINITIONS
 
 EVIL = "<script>alert('x')</script>&\"$x_1$"
@@ -329,15 +321,21 @@ def make_scores(tmp_path):
 
 
 def _write_block(scores_dir, rows, values, number, tracks):
-    scored = np.array([status is Status.OK for _, status, _ in rows])
-    flags = [Flag.INDEL if v.record_index % 7 == 0 else Flag(0) for v, status, _ in rows if status is Status.OK]
-    table = build_table(
-        [variant for variant, _, _ in rows],
-        [status for _, status, _ in rows],
-        flags=flags,
-        window_starts=[0] * int(scored.sum()),
+    scored = np.flatnonzero([status is Status.OK for _, status, _ in rows])
+    variants = [rows[row][0] for row in scored]
+    found = ScoredRows(
+        rows=scored,
+        norm_pos=np.array([variant.pos for variant in variants]),
+        norm_ref=[variant.ref for variant in variants],
+        norm_alt=[variant.alt for variant in variants],
+        flags=np.array([Flag.INDEL if variant.record_index % 7 == 0 else Flag(0) for variant in variants], np.uint16),
+        window_start=np.zeros(len(scored), np.int32),
+        center_offset=np.zeros(len(scored), np.int32),
+        n_passes=np.ones(len(scored), np.uint8),
         values={name: matrix[scored] for name, matrix in values.items()},
-        tracks=tracks,
+    )
+    table = build_rows(
+        variants_table(variant for variant, _, _ in rows), [status for _, status, _ in rows], found, tracks=tracks
     )
     path = scores_dir / BLOCKS_DIR / f"{number:07d}.parquet"
     write_rows(table, path)

@@ -15,7 +15,9 @@ from cisray.reports.score_page import (
     write_score_page,
 )
 from cisray.scoring.alleles import Flag, Status
-from cisray.scoring.schema import read_manifest, read_scores, score_values
+from cisray.scoring.manifest import read_manifest
+from cisray.scoring.rows import score_values
+from cisray.scoring.schema import read_scores
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 EVIL = "<script>alert('x')</script>&\"$x_1$"

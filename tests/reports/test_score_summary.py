@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from cisray.reports.score_summary import GRID, main_score, pick_top, summarise
-from cisray.scoring.schema import read_manifest, read_scores, score_values
+from cisray.scoring.manifest import read_manifest
+from cisray.scoring.rows import score_values
+from cisray.scoring.schema import read_scores
 
 
 def ranked(scores_dir, score):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from torch import nn
 from cisray.models.basenji2018 import DenseDilated
 from cisray.models.bpnet import DilatedLayer
 from cisray.models.layers import DilatedResidual, Residual
-from cisray.scoring.narrow import Narrow, inlaid, is_narrow, reads_neighbours, record, widen, widened
+from cisray.scoring.narrow import Narrow, added, beside_rows, is_narrow, reads_neighbours, record, widen, widened
 
 CHANNELS = 3
 
@@ -35,7 +36,7 @@ LAYERS = st.one_of(
     layers=st.lists(LAYERS, min_size=1, max_size=4),
     length=st.integers(60, 70),
     width=st.integers(1, 6),
-    starts=st.lists(st.integers(0, 24), min_size=3, max_size=3),
+    starts=st.lists(st.integers(0, 54), min_size=3, max_size=3),
     seed=st.integers(0, 3),
 )
 @settings(deadline=None, max_examples=80)
@@ -48,18 +49,37 @@ def test_what_changed_made_anew_is_what_the_whole_gives(layers, length, width, s
         nn.init.normal_(parameter)
     references = torch.randn(2, CHANNELS, length, dtype=torch.float64)
     which = [0, 1, 0]
+    added_values = torch.randn(3, width, CHANNELS, dtype=torch.float64)
     changed = references[which].clone()
     for row, start in enumerate(starts):
-        changed[row, :, start : start + width] += 1
-    values = torch.stack([changed[row, :, start : start + width] for row, start in enumerate(starts)])
+        changed[row, :, start : start + width] += added_values[row].mT
 
     kept = []
-    outputs = record(stack, references, kept)
-    torch.testing.assert_close(outputs, stack(references), rtol=0, atol=1e-9)
-    found = widen(stack, Narrow(values, starts), iter([[each[one] for one in which] for each in kept]))
-    whole = inlaid([outputs[one] for one in which], [0] * 3, outputs.shape[2], found)
-    torch.testing.assert_close(whole, stack(changed), rtol=1e-9, atol=1e-9)
+    outputs = record(stack, references.mT.contiguous(), kept)
+    torch.testing.assert_close(outputs.mT, stack(references), rtol=0, atol=1e-9)
+    one, other = kept, list(kept)  # two recordings, as of windows that were not predicted together
+    rows = beside_rows([(one, 0), (other, 1), (one, 0)])
+    found = widen(stack, Narrow(added_values, np.array(starts), length), rows)
+    assert found.length == outputs.shape[1]
+    zeros = np.zeros(3, np.int64)
+    whole = added(Narrow(outputs[which].clone(), zeros, found.length), found)
+    torch.testing.assert_close(whole.values.mT, stack(changed), rtol=1e-9, atol=1e-9)
     assert is_narrow(stack)
+
+
+@torch.no_grad()
+def test_a_small_change_keeps_its_digits_in_single_precision():
+    torch.manual_seed(0)
+    stack = nn.Sequential(*(DilatedLayer(CHANNELS, dilation=2**layer, padding="same") for layer in range(5))).eval()
+    reference, change = torch.randn(1, 80, CHANNELS), 1e-5 * torch.randn(1, 1, CHANNELS)
+    kept = []
+    record(stack, reference, kept)
+    found = widen(stack, Narrow(change, np.array([40]), 80), beside_rows([(kept, 0)]))
+    double = stack.double()
+    changed = reference.double().clone()
+    changed[:, 40] += change[0, 0]
+    exact = (double(changed.mT) - double(reference.double().mT)).mT[:, int(found.starts[0]) :][:, : found.width]
+    assert (found.values - exact).abs().max() < 1e-6 * exact.abs().max()
 
 
 def test_widths_grow_with_what_layers_read():
@@ -70,7 +90,9 @@ def test_widths_grow_with_what_layers_read():
     assert widened(stack, 5, 12, []) == 12
 
 
-@pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.MaxPool1d(2), nn.Sequential(nn.Conv1d(3, 3, 3, stride=2)), conv(3, 1, 2)])
+@pytest.mark.parametrize(
+    "layer", [nn.LSTM(3, 3), nn.MaxPool1d(2), nn.Sequential(nn.Conv1d(3, 3, 3, stride=2)), conv(3, 1, 2)]
+)
 def test_layers_without_a_rule_are_not_narrow(layer):
     assert not is_narrow(layer)
 
@@ -80,7 +102,15 @@ def test_pointwise_layers_read_no_neighbours():
     assert reads_neighbours(nn.Sequential(nn.ReLU(), conv(2, 1, "same")))
 
 
-def test_values_are_laid_in_where_they_overlap():
-    references = [torch.zeros(1, 8), torch.ones(1, 8)]
-    narrow = Narrow(torch.full((2, 1, 3), 5.0), [1, 6])
-    assert inlaid(references, [2, 4], 4, narrow)[:, 0].tolist() == [[5, 5, 0, 0], [1, 1, 5, 5]]
+def test_runs_are_added_where_they_overlap():
+    target = Narrow(torch.zeros(3, 4, 1), np.array([2, 4, 4]), 8)
+    found = added(target, Narrow(torch.tensor([5.0, 6, 7]).expand(3, 3)[:, :, None], np.array([1, 6, 4]), 8))
+    assert found.values[:, :, 0].tolist() == [[6, 7, 0, 0], [0, 0, 5, 6], [5, 6, 7, 0]]
+
+
+def test_the_reference_is_read_from_where_each_row_has_its_own():
+    first, second = torch.arange(8.0).reshape(1, 8, 1), 10 * torch.arange(16.0).reshape(2, 8, 1)
+    (beside,) = beside_rows([([first], 0), ([second], 1), ([second], 0)])
+    found = beside.run(np.array([3, 5, -1]), 3)[:, :, 0]
+    assert found[:2].tolist() == [[3, 4, 5], [130, 140, 150]]
+    assert found[2, 1:].tolist() == [0, 10]  # before the window stands any number

@@ -23,17 +23,10 @@ from cisray.scoring.rows import (
     variants_table,
     write_rows,
 )
-from cisray.scoring.schema import build_table, read_scores
+from cisray.scoring.schema import read_scores
 
 IN_ORDER = [range(4), range(4, 7)]
 SUMMARY = Storage(values="summary")
-
-
-def test_sites_may_have_more_than_255_alternates():
-    rows = [Variant(2**32 - 1, allele, "1", 2**31 - 1, ".", "A", "C" * (allele + 1)) for allele in range(300)]
-    table = build_table(rows, [Status.TOO_LONG] * 300, flags=[], window_starts=[], values={}, tracks=["t"])
-    assert table["allele_index"].to_pylist() == list(range(300))
-    assert table["record_index"][0].as_py() == 2**32 - 1
 
 
 def test_an_empty_block_is_refused(tmp_path):
@@ -120,14 +113,6 @@ def test_a_row_without_scores_has_nulls(make_scores):
     names = [name for name, value in row.items() if value is None]
     what_was_seen = ["norm_pos", "norm_ref", "norm_alt", "window_start", "center_offset", "n_passes"]
     assert names == [*what_was_seen, "log2fc", "l2_log2", "l2_log2.quantile"]
-
-
-def test_rows_that_were_scored_as_written_are_rows_too():
-    values = {"log2fc": np.ones((1, 2), np.float32)}
-    table = build_table([ONE], [Status.OK], flags=[Flag(1)], window_starts=[-1], values=values, tracks=["a", "b"])
-    assert table.schema.equals(table_schema(["log2fc"], ["a", "b"]), check_metadata=True)
-    (row,) = table.to_pylist()
-    assert (row["flags"], row["window_start"], row["center_offset"], row["norm_pos"]) == (1, -1, 0, None)
 
 
 def test_a_summary_names_the_track_that_moves_most():

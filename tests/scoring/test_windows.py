@@ -15,7 +15,7 @@ from cisray.errors import InputError
 from cisray.genome.reference import Reference
 from cisray.genome.sequence import decode
 from cisray.genome.variants import Variant, read_variants
-from cisray.scoring.alleles import SCORED, Flag, Status, classify, window_pair
+from cisray.scoring.alleles import SCORED, Flag, Status, classify
 from cisray.scoring.windows import Placing, WindowSpec, place_variants
 
 DATA = os.environ.get("CISRAY_DATA")
@@ -212,21 +212,6 @@ def test_the_order_of_rows_does_not_matter(reference, rows, policy, spec, seed):
         return answer
 
     assert told(rows) == told(shuffled)
-
-
-@settings(max_examples=40)
-@given(rows=some_rows, window_bp=st.integers(20, 50))
-def test_a_centered_snv_has_the_windows_of_window_pair(reference, rows, window_bp):
-    placed = place(rows, reference, window_bp=window_bp)
-    windows = list(placed.windows())
-    for number, one in enumerate(rows):
-        if placed.statuses[number] is Status.OK and len(one.ref) == len(one.alt) == 1:
-            pair = window_pair(one, one.contig, reference, window_bp=window_bp)
-            window = windows[placed.window[number]]
-            found = both_windows(window, window.edits[placed.edit[number]], window_bp)
-            assert found == (decode(pair.reference_codes), decode(pair.alternate_codes))
-            assert window.window_start == pair.window_start
-            assert Flag(placed.flags[number]) & ~Flag.DEDUPLICATED == pair.flags
 
 
 def test_spellings_of_one_edit_share_one_computation(reference):

@@ -303,6 +303,7 @@ def _run_record(job: ScoreJob, receipts: Receipts, *, seconds: float) -> RunReco
     return RunRecord(
         seconds=seconds,
         rows_per_s=rows / max(seconds, 1e-9),
+        engine_s=engine_s,
         engine_share=min(1.0, engine_s / max(total_s, 1e-9)),
         device=torch.cuda.get_device_name() if job.cluster.gpus_per_actor and torch.cuda.is_available() else "cpu",
         machine=machine_name(),

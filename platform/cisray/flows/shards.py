@@ -205,7 +205,7 @@ def run_tasks(
     done = {task.name for task in tasks if _has_receipt(staging.path, task)}
     open_tasks = [task for task in tasks if task.name not in done]
     report(Progress(stage, len(done), len(tasks), "shards", {"already_done": len(done)}))
-    rows = 0
+    rate = _Rate()
     for first in range(0, len(open_tasks), MOST_BLOCKS):
         part = open_tasks[first : first + MOST_BLOCKS]
         items = [{"name": task.name, "file": task.file, "values": json.dumps(task.values)} for task in part]
@@ -222,8 +222,7 @@ def run_tasks(
             if not _receipt_path(staging.path, outcome["name"]).exists():
                 raise RuntimeError(f"task {outcome['name']} reported success but left no receipt")
             done.add(outcome["name"])
-            rows += outcome["rows"]
-            report(Progress(stage, len(done), len(tasks), "shards", {"rows": rows}))
+            report(Progress(stage, len(done), len(tasks), "shards", rate.after(outcome)))
     return Receipts(staging.path, [task.name for task in tasks])
 
 
@@ -238,12 +237,14 @@ class _DoTask:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         task = Task(row["name"], row["file"], json.loads(row["values"]))
         try:
-            return {"name": task.name, "rows": self._do(task), "error": ""}
+            receipt = self._do(task)
         except InputError as error:
-            return {"name": task.name, "rows": 0, "error": str(error)}
+            return {"name": task.name, "rows": 0, "seconds": 0.0, "engine_s": 0.0, "error": str(error)}
+        engine_s = float(receipt.facts.get("engine_s", 0.0))
+        return {"name": task.name, "rows": receipt.rows, "seconds": receipt.seconds, "engine_s": engine_s, "error": ""}
 
-    def _do(self, task: Task) -> int:
-        """Do a task and return the rows it made."""
+    def _do(self, task: Task) -> Receipt:
+        """Do a task and return its receipt."""
         started = time.monotonic()
         self._worker = self._worker or self._make_worker()
         table, facts = self._worker.work(task.values)
@@ -253,7 +254,24 @@ class _DoTask:
         seconds = round(time.monotonic() - started, 3)
         receipt = Receipt(task.name, task.file, len(table), file_digest(path), seconds, facts)
         write_json(_receipt_path(self._staging, task.name), receipt._asdict())
-        return receipt.rows
+        return receipt
+
+
+class _Rate:
+    """Counts what workers did since a flow began, for a person to watch."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._rows = 0
+        self._worked_s = self._engine_s = 0.0
+
+    def after(self, outcome: dict[str, Any]) -> dict[str, float]:
+        """Count one more task; return rows, rows a second, and the part of the workers' time that a model took."""
+        self._rows += outcome["rows"]
+        self._worked_s += outcome["seconds"]
+        self._engine_s += outcome["engine_s"]
+        figures = {"rows": self._rows, "rows_per_s": self._rows / max(1e-9, time.monotonic() - self._started)}
+        return figures | ({"engine_share": self._engine_s / self._worked_s} if self._engine_s else {})
 
 
 def _receipt_path(staging: Path, name: str) -> Path:

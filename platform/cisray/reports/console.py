@@ -24,6 +24,8 @@ from cisray.progress import Progress, Report
 # What is worth a place beside a bar, and how it is written.
 SHOWN_FIGURES = {
     "rows": "{:,.0f} rows",
+    "rows_per_s": "{:,.0f} rows/s",
+    "engine_share": "{:.0%} in the engine",
     "train.loss": "loss {:.4f}",
     "valid.pearson": "valid r {:.4f}",
     "examples_per_s": "{:,.0f} examples/s",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cisray.errors import InputError
 from cisray.genome.reference import Reference
-from cisray.genome.sequence import UNKNOWN, encode
+from cisray.genome.sequence import encode
 from cisray.genome.variants import Variant
 
 ACGT = re.compile(r"[ACGTacgt]+")
@@ -126,18 +126,6 @@ class PatchedReference:
         if contig != self._contig or first >= last:
             return bases
         return bases[: first - start] + self._written[first - self._start : last - self._start] + bases[last - start :]
-
-
-class AllelePair(NamedTuple):
-    """The two windows that a model compares."""
-
-    window_start: int
-    """0-based; below zero where the window reaches beyond the contig's left end."""
-    reference_codes: NDArray[np.uint8]
-    """[L]"""
-    alternate_codes: NDArray[np.uint8]
-    """[L]"""
-    flags: Flag
 
 
 def classify(
@@ -276,38 +264,3 @@ def _rotated(unit: str, moved_bp: int) -> str:
         return unit
     cut = -moved_bp % len(unit)
     return unit[cut:] + unit[:cut]
-
-
-def window_pair(variant: Variant, contig: str, reference: Reference, *, window_bp: int) -> AllelePair:
-    """Make the windows of a variant that `classify` found OK; the policy is "centered".
-
-    Both start window_bp // 2 bases before the variant's first base as written. The alternate is anchored
-    there: a deletion draws real bases in from the right, an insertion pushes bases out at the right, so
-    that both windows have `window_bp` bases. Beyond the contig's ends stands N.
-
-    Raises InputError for an allele that does not fit into the right half of the window.
-    """
-    right_bp = window_bp - window_bp // 2
-    longest_bp = max(len(variant.ref), len(variant.alt))
-    if longest_bp > right_bp:
-        raise InputError(
-            f"{contig}:{variant.pos} has an allele of {longest_bp} bp, but a window of {window_bp} bp holds "
-            f"{right_bp} bp from the variant on; lower max_allele_bp to {right_bp} or below"
-        )
-    offset, replaced, inserted = trim(variant.ref.upper(), variant.alt.upper())
-    window_start = variant.pos - 1 - window_bp // 2
-    window_end = window_start + window_bp
-    drawn_in_bp = max(len(replaced) - len(inserted), 0)
-    bases = reference.codes(contig, window_start, window_end + drawn_in_bp)
-    edit_start = window_bp // 2 + offset  # in the window
-    edited = [bases[:edit_start], encode(inserted), bases[edit_start + len(replaced) :]]
-    reference_codes, alternate_codes = bases[:window_bp], np.concatenate(edited)[:window_bp]
-
-    flags = Flag(0)
-    if window_start < 0 or window_end + drawn_in_bp > reference.contig_lengths[contig]:
-        flags |= Flag.EDGE_PADDED
-    if UNKNOWN in reference_codes or UNKNOWN in alternate_codes:
-        flags |= Flag.HAS_N
-    if len(replaced) != len(inserted):
-        flags |= Flag.INDEL
-    return AllelePair(window_start, reference_codes, alternate_codes, flags)

@@ -1,15 +1,23 @@
-"""Make anew only the positions that a change reaches, layer by layer, beside a reference that was kept.
+"""Follow what a change adds, layer by layer, beside a reference that was kept.
 
-A layer that reads neighbours widens the positions that changed by its own reach; what stands around them is read from
-the reference's hidden values, recorded once per window. For stacks of convolutions, residual blocks and pointwise
-layers, whose reach is finite; a layer that sees everything has no place here, and `is_narrow` says so.
+An alternate's hidden values are the reference's plus differences, which are 0 beyond the reach of what changed. A
+convolution and a norm act on differences alone, since their constants cancel: a convolution widens a run of them by its
+own reach. Only an activation needs the reference's values, recorded once per window. What is small is never the
+difference of two large numbers, so that an effect has as many digits as arithmetic gives. For stacks of convolutions,
+residual blocks and pointwise layers, whose reach is finite; a layer that sees everything has no place here, and
+`is_narrow` says so.
+
+Hidden values stand as [B, N, C], channels last: a run of positions is then one piece of memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cisray.models.basenji2018 import DenseDilated, ExponentialLinearHead
@@ -20,20 +28,55 @@ from cisray.models.reach import POINTWISE
 
 HEADS = TrackHead | NamedHeads | ExponentialLinearHead
 """Heads that predict each position from it alone."""
+CONSTANT = nn.Identity | nn.Dropout
+"""Layers that, in evaluation, do nothing."""
 
 
 class Narrow(NamedTuple):
-    """Values that may differ from the reference's: per row a run of positions, all of one width."""
+    """How far values lie from the reference's: per row a run of positions, all of one width, and 0 beside it."""
 
     values: Tensor
-    """[B, C, W]"""
-    starts: list[int]
-    """Per row the first of its positions; all lie inside the window."""
+    """[B, W, C]; 0 where a run hangs over an end of the window."""
+    starts: NDArray[np.int64]
+    """Per row the first of its positions, [B]; before the window's first where it is negative."""
+    length: int
+    """Positions of the window."""
 
     @property
     def width(self) -> int:
         """Positions per row."""
-        return self.values.shape[2]
+        return self.values.shape[1]
+
+
+class Beside:
+    """Values of the reference that each row of a batch belongs to."""
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> None:
+        self.parts = parts
+        """Values of windows that were recorded together, [R, N, C], and which of them the next rows belong to."""
+
+    def run(self, starts: NDArray[np.int64], width: int) -> Tensor:
+        """Return a copy of each row's positions [start, start + width), [B, W, C]; beyond the window any values."""
+        first = self.parts[0][0]
+        found = first.new_empty((len(starts), width, first.shape[2]))
+        row = 0
+        for values, windows in self.parts:
+            length = values.shape[1]
+            for window in windows:
+                start = int(starts[row])
+                low, high = max(0, start), min(length, start + width)
+                if high - low < width:
+                    found[row].zero_()
+                found[row, low - start : high - start] = values[window, low:high]
+                row += 1
+        return found
+
+
+def beside_rows(rows: Sequence[tuple[Sequence[Tensor], int]]) -> Iterator[Beside]:
+    """Return what `widen` reads beside rows, of which each names what `record` kept and a window in it."""
+    runs = [list(run) for _, run in groupby(rows, key=lambda row: id(row[0]))]
+    for layer in range(len(rows[0][0])):
+        yield Beside([(run[0][0][layer], [window for _, window in run]) for run in runs])
 
 
 def is_narrow(layer: nn.Module) -> bool:
@@ -45,61 +88,60 @@ def is_narrow(layer: nn.Module) -> bool:
     if isinstance(layer, DenseDilated):
         return is_narrow(layer.block)
     if isinstance(layer, nn.Conv1d):
-        return layer.stride == (1,) and layer.padding_mode == "zeros" and sum(_padding(layer)) <= _spread(layer)
+        known = layer.stride == (1,) and layer.padding_mode == "zeros" and layer.groups == 1
+        return known and sum(_padding(layer)) <= _spread(layer)
     return isinstance(layer, (*POINTWISE, DilatedLayer))
 
 
 def record(layer: nn.Module, hidden: Tensor, kept: list[Tensor]) -> Tensor:
-    """Run a layer on reference windows [B, C, N], and keep what `widen` reads again."""
+    """Run a layer on reference windows [B, N, C], and keep what `widen` reads again."""
     if isinstance(layer, nn.Sequential):
         for part in layer:
             hidden = record(part, hidden, kept)
         return hidden
     if isinstance(layer, Residual | DilatedResidual):
-        kept.append(hidden)
         return hidden + record(layer.layers, hidden, kept)
     if isinstance(layer, DenseDilated):
-        kept.append(hidden)
-        return torch.cat([hidden, record(layer.block, hidden, kept)], dim=1)
+        return torch.cat([hidden, record(layer.block, hidden, kept)], dim=2)
     if isinstance(layer, DilatedLayer):
-        padded = _padded(layer.conv, hidden)
-        kept.append(padded)
-        reach = layer.conv.dilation[0]
-        return padded[:, :, reach : padded.shape[2] - reach] + F.relu(_unpadded(layer.conv, padded))
-    if _spread(layer):
-        assert isinstance(layer, nn.Conv1d)
-        padded = _padded(layer, hidden)
-        kept.append(padded)
-        return _unpadded(layer, padded)
+        made = _convolve(layer.conv, hidden)
+        kept.append(made)
+        return hidden[:, layer.lost : hidden.shape[1] - layer.lost] + F.relu(made)
+    if isinstance(layer, nn.Conv1d):
+        return _convolve(layer, hidden)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return layer(hidden.flatten(0, 1)).view(hidden.shape)
+    if not isinstance(layer, CONSTANT):
+        kept.append(hidden)
     output: Tensor = layer(hidden)
     return output
 
 
-def widen(layer: nn.Module, narrow: Narrow, kept: Iterator[Sequence[Tensor]]) -> Narrow:
-    """Run a layer on what changed; `kept` yields, in the order of `record`, each row's own reference values [C, N]."""
+def widen(layer: nn.Module, narrow: Narrow, kept: Iterator[Beside]) -> Narrow:
+    """Run a layer on what changed; `kept` yields, in the order of `record`, what each row's reference has there."""
     if isinstance(layer, nn.Sequential):
         for part in layer:
             narrow = widen(part, narrow, kept)
         return narrow
     if isinstance(layer, Residual | DilatedResidual):
-        beside = next(kept)
-        changed = widen(layer.layers, narrow, kept)
-        return Narrow(inlaid(beside, changed.starts, changed.width, narrow).add_(changed.values), changed.starts)
+        return added(widen(layer.layers, narrow, kept), narrow)
     if isinstance(layer, DenseDilated):
-        beside = next(kept)
         changed = widen(layer.block, narrow, kept)
-        both = [inlaid(beside, changed.starts, changed.width, narrow), changed.values]
-        return Narrow(torch.cat(both, dim=1), changed.starts)
+        old = changed.values.new_zeros((*changed.values.shape[:2], narrow.values.shape[2]))
+        old = added(changed._replace(values=old), narrow).values
+        return changed._replace(values=torch.cat([old, changed.values], dim=2))
     if isinstance(layer, DilatedLayer):
-        read, starts = _read(layer.conv, narrow, next(kept))
-        reach = layer.conv.dilation[0]
-        values = F.relu_(_unpadded(layer.conv, read)).add_(read[:, :, reach : read.shape[2] - reach])
-        return Narrow(values, starts)
-    if _spread(layer):
-        assert isinstance(layer, nn.Conv1d)
-        read, starts = _read(layer, narrow, next(kept))
-        return Narrow(_unpadded(layer, read), starts)
-    return Narrow(layer(narrow.values), narrow.starts)
+        changed = widen(layer.conv, narrow, kept)
+        changed = _activated(F.relu, changed, next(kept))
+        length = narrow.length - 2 * layer.lost
+        return _inside(added(changed, narrow._replace(starts=narrow.starts - layer.lost, length=length)))
+    if isinstance(layer, nn.Conv1d):
+        return _widened_by(layer, narrow)
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return narrow._replace(values=narrow.values * _scale(layer))
+    if isinstance(layer, CONSTANT):
+        return narrow
+    return _activated(layer, narrow, next(kept))
 
 
 def widened(layer: nn.Module, width: int, length: int, widths: list[int]) -> int:
@@ -117,18 +159,18 @@ def widened(layer: nn.Module, width: int, length: int, widths: list[int]) -> int
     return width
 
 
-def inlaid(references: Sequence[Tensor], starts: Sequence[int], width: int, narrow: Narrow, *, lead: int = 0) -> Tensor:
-    """Return the references' positions [start, start + width) per row, [B, C, W], with what changed put in its place.
-
-    `references` [C, N] per row begin `lead` positions before those that `narrow` counts.
-    """
-    values = torch.stack([each[:, start : start + width] for each, start in zip(references, starts, strict=True)])
-    for row, (start, begin) in enumerate(zip(starts, narrow.starts, strict=True)):
-        begin += lead - start
-        low, high = max(0, begin), min(width, begin + narrow.width)
+def added(target: Narrow, run: Narrow) -> Narrow:
+    """Add a run to the values of another, in place; what lies beside that one is left out."""
+    offsets = run.starts - target.starts
+    offset = int(offsets[0])
+    if 0 <= offset <= target.width - run.width and (offsets == offset).all():
+        target.values[:, offset : offset + run.width] += run.values
+        return target
+    for row, offset in enumerate(offsets.tolist()):
+        low, high = max(0, offset), min(target.width, offset + run.width)
         if low < high:
-            values[row, :, low:high] = narrow.values[row, :, low - begin : high - begin]
-    return values
+            target.values[row, low:high] += run.values[row, low - offset : high - offset]
+    return target
 
 
 def reads_neighbours(layer: nn.Module) -> bool:
@@ -136,14 +178,64 @@ def reads_neighbours(layer: nn.Module) -> bool:
     return any(_spread(part) > 0 for part in layer.modules())
 
 
-def _read(conv: nn.Conv1d, narrow: Narrow, padded: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """Return what a convolution reads, [B, C, W + spread], to make the positions that change, and where they begin."""
-    spread = _spread(conv)
-    length = padded[0].shape[1] - spread  # positions that come out
-    width = min(length, narrow.width + spread)
-    lead = _padding(conv)[0]
-    starts = [max(0, min(start + lead - spread, length - width)) for start in narrow.starts]
-    return inlaid(padded, starts, width + spread, narrow, lead=lead), starts
+def _activated(activation: Callable[[Tensor], Tensor], narrow: Narrow, beside: Beside) -> Narrow:
+    """Return what an activation makes of differences: f(reference + difference) - f(reference)."""
+    reference = beside.run(narrow.starts, narrow.width)
+    whole = torch.promote_types(torch.promote_types(reference.dtype, narrow.values.dtype), torch.float32)
+    reference, values = reference.to(whole), narrow.values.to(whole)
+    if activation is F.relu or isinstance(activation, nn.ReLU):
+        # the same without rounding: max(d, -r) + min(r, 0)
+        values = torch.maximum(values, -reference).add_(reference.clamp_(max=0))
+    else:
+        values = activation(reference + values) - activation(reference)
+    return _inside(narrow._replace(values=values))
+
+
+def _widened_by(conv: nn.Conv1d, narrow: Narrow) -> Narrow:
+    """Convolve differences; a product of all taps at once, then a sum of what each gives, moved by its place."""
+    spread, before = _spread(conv), _padding(conv)[0]
+    width, taps = narrow.width, conv.kernel_size[0]
+    length = narrow.length + sum(_padding(conv)) - spread
+    starts = narrow.starts + before - spread
+    made = F.linear(narrow.values, conv.weight.permute(2, 0, 1).flatten(0, 1))  # [B, W, taps * C]
+    if taps == 1:
+        return Narrow(made, starts, length)
+    made = made.unflatten(2, (taps, -1))
+    whole = torch.promote_types(made.dtype, torch.float32)
+    values = made.new_zeros((len(made), width + spread, conv.out_channels), dtype=whole)
+    for tap in range(taps):
+        place = spread - tap * conv.dilation[0]
+        values[:, place : place + width] += made[:, :, tap]
+    return _inside(Narrow(values, starts, length))
+
+
+def _inside(narrow: Narrow) -> Narrow:
+    """Put 0 where runs hang over the window, in place; cut runs that are wider than it to the window."""
+    if narrow.width > narrow.length:
+        values = narrow.values.new_zeros((len(narrow.starts), narrow.length, narrow.values.shape[2]))
+        return added(Narrow(values, np.zeros_like(narrow.starts), narrow.length), narrow)
+    for row in np.flatnonzero((narrow.starts < 0) | (narrow.starts + narrow.width > narrow.length)).tolist():
+        start = int(narrow.starts[row])
+        narrow.values[row, : max(0, -start)] = 0
+        narrow.values[row, max(0, narrow.length - start) :] = 0
+    return narrow
+
+
+def _convolve(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
+    """Convolve whole windows [B, N, C]; in two dimensions, of which torch knows channels that come last."""
+    before, after = _padding(conv)
+    if before != after:
+        hidden, before = F.pad(hidden, (0, 0, before, after)), 0
+    images, weight = hidden.mT[:, :, None], conv.weight[:, :, None]
+    made = F.conv2d(images, weight, conv.bias, padding=(0, before), dilation=(1, conv.dilation[0]))
+    return made[:, :, 0].mT.contiguous()
+
+
+def _scale(norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+    """Return what a norm multiplies each channel by in evaluation, [C]."""
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    return scale if norm.weight is None else scale * norm.weight
 
 
 def _spread(layer: nn.Module) -> int:
@@ -159,12 +251,3 @@ def _padding(conv: nn.Conv1d) -> tuple[int, int]:
         return spread // 2, spread - spread // 2
     assert not isinstance(conv.padding, str)
     return conv.padding[0], conv.padding[0]
-
-
-def _padded(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
-    return F.pad(hidden, _padding(conv))
-
-
-def _unpadded(conv: nn.Conv1d, padded: Tensor) -> Tensor:
-    """Convolve what has its padding already."""
-    return F.conv1d(padded, conv.weight, conv.bias, dilation=conv.dilation, groups=conv.groups)

@@ -30,8 +30,8 @@ class Reference:
         """Of `local`, [C, N] each."""
         self.predictions = predictions
         """[N, T], on the forward strand."""
-        self.kept: list[Tensor] = []
-        """Hidden values behind `local` that `narrow.widen` reads, and last those that the head reads, [C, N] each."""
+        self.kept: tuple[Sequence[Tensor], int] = (), 0
+        """What `narrow.widen` and the tail read, of all windows predicted together, and which of them this one is."""
         self.moved: dict[tuple[int, str], tuple[int, tuple[Tensor, ...]]] = {}
         """Per shift of the window and side of an edit: up to or from which base it was read, and what `local` said."""
 

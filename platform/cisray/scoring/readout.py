@@ -55,7 +55,9 @@ class Readout:
         self.shape = model.geometry.num_bins, len(predicted)
         device = next(model.network.parameters()).device
         dtype = next(model.network.parameters()).dtype
-        self.dtype = torch.promote_types(dtype, torch.float32)
+        # a count multiplies a whole profile: its rounding would not average out
+        is_profile = model.link == "profile"
+        self.dtype = torch.float64 if is_profile else torch.promote_types(dtype, torch.float32)
         self.transforms = model.transforms and Transforms(*(each[predicted] for each in model.transforms))
         self._columns = [
             None

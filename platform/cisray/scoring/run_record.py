@@ -27,8 +27,10 @@ class RunRecord:
     """From the first shard to the last; of a run that was interrupted, of its last part."""
     rows_per_s: float
     """Rows of that part per second."""
+    engine_s: float
+    """Seconds that the engine took, of all workers together."""
     engine_share: float
-    """Part of the workers' time that the engine took, 0 to 1."""
+    """The same as a part of the workers' time, 0 to 1."""
     device: str
     """What the model ran on, as torch names it."""
     machine: str

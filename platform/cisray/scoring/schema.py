@@ -24,54 +24,26 @@ refuses a null in one (https://github.com/apache/arrow/issues/35692). Any Parque
 without cisray.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from cisray.errors import InputError
 from cisray.files import file_digest
-from cisray.genome.variants import Variant
-from cisray.scoring.alleles import Flag, Status
 from cisray.scoring.manifest import (
     MANIFEST_NAME,
     Block,
-    GenomeSource,
     Manifest,
-    ModelSource,
-    VariantSource,
     read_manifest,
-    write_manifest,
 )
 from cisray.scoring.merge import in_input_order
 from cisray.scoring.rows import (
     ORDER_COLUMNS,
-    ScoredRows,
-    build_rows,
     gene_schema,
-    score_values,
     table_schema,
-    variants_table,
-    write_rows,
 )
-
-# Names that older modules still ask for here; they stand in manifest.py and rows.py.
-__all__ = [
-    "MANIFEST_NAME",
-    "Block",
-    "GenomeSource",
-    "Manifest",
-    "ModelSource",
-    "VariantSource",
-    "read_manifest",
-    "score_values",
-    "table_schema",
-    "write_manifest",
-    "write_rows",
-]
 
 BLOCKS_DIR = "blocks"
 GENES_DIR = "genes"
@@ -132,44 +104,6 @@ def verify(scores_dir: Path) -> None:
     _verify_files(scores_dir / BLOCKS_DIR, manifest.blocks, block_schema(manifest))
     schema = gene_schema(list(manifest.gene_scores), manifest.tracks, storage=manifest.storage)
     _verify_files(scores_dir / GENES_DIR, manifest.genes, schema)
-
-
-def build_table(
-    rows: Sequence[Variant],
-    statuses: Sequence[Status],
-    *,
-    flags: Sequence[Flag],
-    window_starts: Sequence[int],
-    values: Mapping[str, NDArray[np.float32]],
-    tracks: Sequence[str],
-) -> pa.Table:
-    """Make a score table [R] of rows that were scored as they are written, in windows centered on them.
-
-    `statuses` is [R]; `flags` and `window_starts` are [S] and `values` per score float32 [S, T], for the rows
-    whose status is OK, in order. What `build_rows` knows beyond this is null. Raises InputError as that does.
-    """
-    scored = np.flatnonzero([status is Status.OK for status in statuses])  # [S]
-    num_scored = len(scored)
-    table = build_rows(
-        variants_table(rows),
-        statuses,
-        ScoredRows(
-            rows=scored,
-            norm_pos=np.zeros(num_scored, np.int64),
-            norm_ref=[""] * num_scored,
-            norm_alt=[""] * num_scored,
-            flags=np.array([int(flag) for flag in flags], np.uint16),
-            window_start=np.array(window_starts, np.int32),
-            center_offset=np.zeros(num_scored, np.int32),
-            n_passes=np.zeros(num_scored, np.uint8),
-            values=values,
-        ),
-        tracks=tracks,
-    )
-    for name in ("norm_pos", "norm_ref", "norm_alt", "n_passes"):
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), pa.nulls(len(table), table.schema.types[index]))
-    return table
 
 
 def _in_order(

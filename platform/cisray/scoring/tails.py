@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cisray.models.bpnet import ProfileHead
 from cisray.models.outputs import ProfileAndCount
 from cisray.scoring import narrow
-from cisray.scoring.narrow import Narrow
+from cisray.scoring.narrow import Beside, Narrow
 from cisray.scoring.readout import Readout
 
 
@@ -41,15 +43,15 @@ class PointwiseTail:
         self.crop_bins = crop_bins
 
     def record(self, hidden: Tensor, kept: list[Tensor]) -> Any:
-        """Run the head on reference windows [B, C, N], and keep what `widen` reads again."""
-        hidden = hidden[:, :, self.crop_bins : hidden.shape[2] - self.crop_bins]
+        """Run the head on reference windows [B, N, C], and keep what `widen` reads again."""
+        hidden = hidden[:, self.crop_bins : hidden.shape[1] - self.crop_bins]
         kept.append(hidden)
         return self._outputs(hidden)
 
     def widen(
         self,
         changed: Narrow,
-        kept: Iterator[Sequence[Tensor]],
+        kept: Iterator[Beside],
         predictions: Sequence[Tensor],
         bins: Bins,
         readout: Readout,
@@ -57,28 +59,26 @@ class PointwiseTail:
         reverse: bool,
     ) -> Tensor:
         """Predict the bins that scores read, [B, n, T]: those that changed anew, the others as the reference's."""
-        hidden = next(kept)
-        read = bins.as_read(hidden[0].shape[1], reverse=reverse)
-        begins = [start - self.crop_bins for start in changed.starts]
-        width = min(changed.width, bins.width)
-        starts = [
-            max(start, min(begin, start + bins.width - width)) for begin, start in zip(begins, read.starts, strict=True)
-        ]
-        values = narrow.inlaid(hidden, starts, width, Narrow(changed.values, begins))
-        made = readout(self._outputs(values), reverse=reverse)
+        length = changed.length - 2 * self.crop_bins
+        changed = Narrow(changed.values, changed.starts - self.crop_bins, length)
+        read = bins.as_read(length, reverse=reverse)
+        firsts, width = np.array(read.starts), min(changed.width, bins.width)
+        starts = np.clip(changed.starts, firsts, firsts + bins.width - width)
+        hidden = next(kept).run(starts, width).to(changed.values.dtype)
+        made = readout(self._outputs(narrow.added(Narrow(hidden, starts, length), changed).values), reverse=reverse)
         if width == bins.width:
             return made
         whole = torch.stack(
             [each.mT[:, start : start + bins.width] for each, start in zip(predictions, bins.starts, strict=True)]
         ).mT
-        for row, (start, origin) in enumerate(zip(starts, read.starts, strict=True)):
-            offset = bins.width - (start - origin) - width if reverse else start - origin
+        for row, first in enumerate((starts - firsts).tolist()):
+            offset = bins.width - first - width if reverse else first
             whole[row, offset : offset + width] = made[row]
         return whole
 
     def _outputs(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            outputs: Tensor = self.head(hidden.to(next(self.head.parameters()).dtype))
+            outputs: Tensor = self.head(hidden.mT.to(next(self.head.parameters()).dtype))
         return outputs.mT
 
 
@@ -89,18 +89,18 @@ class ProfileTail:
         self.head = head
 
     def record(self, hidden: Tensor, kept: list[Tensor]) -> ProfileAndCount:
-        """Run the head on reference windows [B, C, N], and keep what `widen` reads again."""
+        """Run the head on reference windows [B, N, C], and keep what `widen` reads again."""
         hidden = hidden.to(self.head.counts.weight.dtype)
-        mean = hidden.mean(dim=2, keepdim=True)
-        kept += [hidden, mean]
-        profile = narrow.record(self.head.profile, hidden, kept)
-        kept.append(profile)
-        return self._outputs(profile, mean)
+        with torch.autocast(hidden.device.type, enabled=False):
+            profile = self._cropped(narrow.record(self.head.profile, hidden, []))
+            log_counts = self.head.counts(hidden.mean(dim=1))
+        kept += [profile, log_counts[:, None]]
+        return ProfileAndCount(profile, log_counts)
 
     def widen(
         self,
         changed: Narrow,
-        kept: Iterator[Sequence[Tensor]],
+        kept: Iterator[Beside],
         predictions: Sequence[Tensor],
         bins: Bins,
         readout: Readout,
@@ -108,21 +108,23 @@ class ProfileTail:
         reverse: bool,
     ) -> Tensor:
         """Predict the bins that scores read, [B, n, T]."""
-        hidden, means = next(kept), next(kept)
-        changed = Narrow(changed.values.to(hidden[0].dtype), changed.starts)
-        nothing = Narrow(changed.values[:, :, :0], changed.starts)
-        before = narrow.inlaid(hidden, changed.starts, changed.width, nothing)
-        mean = torch.stack(list(means)) + (changed.values - before).sum(dim=2, keepdim=True) / hidden[0].shape[1]
-        logits = narrow.widen(self.head.profile, changed, kept)
-        profiles = next(kept)
-        length = profiles[0].shape[1]
-        profile = narrow.inlaid(profiles, [0] * len(profiles), length, logits)
-        return cut_bins(list(readout(self._outputs(profile, mean), reverse=reverse)), bins)
+        head, length = self.head, self.head.num_bins
+        values = changed.values.to(head.counts.weight.dtype)
+        zeros = np.zeros_like(changed.starts)
+        with torch.autocast(values.device.type, enabled=False):
+            added_counts = F.linear(values.sum(dim=1) / changed.length, head.counts.weight)
+            logits = narrow.widen(head.profile, changed._replace(values=values), iter(()))
+        crop = (logits.length - length) // 2
+        profile = narrow.added(
+            Narrow(next(kept).run(zeros, length).to(readout.dtype), zeros, length),
+            Narrow(logits.values, logits.starts - crop, length),
+        )
+        log_counts = next(kept).run(zeros, 1)[:, 0].to(readout.dtype) + added_counts
+        return cut_bins(list(readout(ProfileAndCount(profile.values, log_counts), reverse=reverse)), bins)
 
-    def _outputs(self, profile: Tensor, mean: Tensor) -> ProfileAndCount:
-        crop = (profile.shape[2] - self.head.num_bins) // 2
-        profile = profile[:, :, crop : crop + self.head.num_bins]
-        return ProfileAndCount(profile.mT, self.head.counts(mean[:, :, 0]))
+    def _cropped(self, profile: Tensor) -> Tensor:
+        crop = (profile.shape[1] - self.head.num_bins) // 2
+        return profile[:, crop : crop + self.head.num_bins]
 
 
 def tail_of(head: nn.Module, *, crop_bins: int) -> PointwiseTail | ProfileTail | None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cisray.errors import InputError
@@ -25,6 +26,8 @@ from cisray.scoring.tails import Bins, PointwiseTail, cut_bins, tail_of
 
 REFERENCE_BP = 1 << 18
 """Bases that a forward of references reads at most, so that short windows fill a processor and long ones fit in it."""
+VALUES_AT_ONCE_CPU = 1 << 19
+"""Hidden values of a layer that are followed at once on a CPU: 2 MB of float32 stay in its caches."""
 MOST_NARROW = 0.7
 """Share of all positions, as a mean over the convolutions, from which on the whole context costs no more."""
 
@@ -121,7 +124,7 @@ class PatchTrunk:
         if self._is_narrow(1, outputs[0].shape[2]):
             assert self.tail is not None
             with autocast_of(self.precision, self.device):
-                hidden = narrow.record(self.network.context, outputs[0], kept)
+                hidden = narrow.record(self.network.context, outputs[0].mT.contiguous(), kept)
             read = self.tail.record(hidden, kept)
         else:
             read = read_out(self.network, self._run_head, self._context(outputs))
@@ -129,12 +132,12 @@ class PatchTrunk:
         references = []
         for index, (frame, values) in enumerate(zip(frames, predictions, strict=False)):  # some may fill the shape
             references.append(Reference(frame, tuple(level[index] for level in outputs), values))
-            references[-1].kept = [each[index] for each in kept]
+            references[-1].kept = kept, index
         return references
 
     def is_narrow(self, row: Row) -> bool:
         """Say whether a row's alternate differs from its reference in few enough bins to make only those anew."""
-        if row.alternate.left_bp or row.alternate.right_bp or not row.reference.kept:
+        if row.alternate.left_bp or row.alternate.right_bp or not row.reference.kept[0]:
             return False
         return self._is_narrow(changed_bp([row]), row.reference.outputs[0].shape[1])
 
@@ -156,24 +159,30 @@ class PatchTrunk:
     def _narrow_alternates(
         self, rows: Sequence[Row], patched: Sequence[Patched], bins: Bins, *, reverse: bool
     ) -> Tensor:
-        wholes = [row.reference.outputs[0] for row in rows]
-        num_bins = wholes[0].shape[1]
+        """Follow what the patches add, in pieces of some rows that a CPU's caches hold."""
+        num_bins = rows[0].reference.outputs[0].shape[1]
         width = self._touched_bins(changed_bp(rows), num_bins)
-        runs, starts = [], []
-        for made in patched:
-            first, stop = touched(made, 0, num_bins)
-            offset = made.patch.offsets[0]
-            runs.append(Narrow(made.outputs[0][None, :, first - offset : stop - offset], [first]))
-            starts.append(max(0, min(first, num_bins - width)))
-        values = [
-            narrow.inlaid([whole], [start], width, run) for whole, start, run in zip(wholes, starts, runs, strict=True)
-        ]
-        kept = zip(*(row.reference.kept for row in rows), strict=True)
-        assert self.tail is not None
-        with autocast_of(self.precision, self.device):
-            changed = narrow.widen(self.network.context, Narrow(torch.cat(values), starts), kept)
-        predictions = [row.reference.predictions for row in rows]
-        return self.tail.widen(changed, kept, predictions, bins, self.readout, reverse=reverse)
+        changed = _added_by_patches(rows, patched, width)
+        at_once = self._rows_at_once(changed)
+        made = []
+        for first in range(0, len(rows), at_once):
+            some = slice(first, first + at_once)
+            kept = narrow.beside_rows([row.reference.kept for row in rows[some]])
+            assert self.tail is not None
+            with autocast_of(self.precision, self.device):
+                through = Narrow(changed.values[some], changed.starts[some], num_bins)
+                through = narrow.widen(self.network.context, through, kept)
+            predictions = [row.reference.predictions for row in rows[some]]
+            read = Bins(bins.starts[some], bins.width)
+            made.append(self.tail.widen(through, kept, predictions, read, self.readout, reverse=reverse))
+        return torch.cat(made)
+
+    def _rows_at_once(self, changed: Narrow) -> int:
+        """Return how many rows are followed together."""
+        if self.device.type != "cpu":
+            return len(changed.values)
+        width = narrow.widened(self.network.context, changed.width, changed.length, [])
+        return max(1, VALUES_AT_ONCE_CPU // (width * changed.values.shape[2]))
 
     def _context(self, outputs: tuple[Tensor, ...]) -> Tensor:
         with autocast_of(self.precision, self.device):
@@ -196,6 +205,19 @@ class PatchTrunk:
             width = narrow.widened(self.network.context, self._touched_bins(length_bp, num_bins), num_bins, widths)
             self._pays[key] = sum([*widths, width]) <= MOST_NARROW * num_bins * (len(widths) + 1)
         return self._pays[key]
+
+
+def _added_by_patches(rows: Sequence[Row], patched: Sequence[Patched], width: int) -> Narrow:
+    """Return by how much the outputs of `local` [C, N] differ from the reference's, in runs of a width [B, W, C]."""
+    num_bins = rows[0].reference.outputs[0].shape[1]
+    starts, runs = [], []
+    for row, made in zip(rows, patched, strict=True):
+        first, stop = touched(made, 0, num_bins)
+        offset = made.patch.offsets[0]
+        added = made.outputs[0][:, first - offset : stop - offset] - row.reference.outputs[0][:, first:stop]
+        starts.append(first)
+        runs.append(F.pad(added, (0, width - added.shape[1])))
+    return Narrow(torch.stack(runs).mT.contiguous(), np.array(starts), num_bins)
 
 
 def trunk_of(
