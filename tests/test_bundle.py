@@ -5,11 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skops.io
 import torch
 from safetensors.torch import load_file, save_file
 
+from cisray.baselines.feature_sets import Composition, Kmers, RegionKmers
+from cisray.baselines.fitting import fit_shallow
+from cisray.baselines.gkm_estimator import GkmSvmConfig
+from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
+from cisray.baselines.linear import LinearConfig
+from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
 from cisray.bundle import (
+    SHALLOW,
     WITH_NAMED_HEADS,
     Predictor,
     _load_pyfunc,
@@ -407,3 +415,105 @@ def test_a_call_does_not_bring_the_transforms_to_the_device_again(bundle, monkey
     expected = predictor.both_strands(codes)
     monkeypatch.delattr(torch, "from_numpy")
     assert torch.equal(predictor.both_strands(codes), expected)
+
+
+ONE_BIN = Geometry(window_bp=64, bin_bp=64)
+SHALLOW_CONFIGS = {
+    "linear": LinearConfig(features=(Kmers(k=2), RegionKmers(longest=3, num_kept=9)), penalties=(0.1,)),
+    "gkm_svm": GkmSvmConfig(gkm=GkmSpec(l=4, k=3, d=1), prices=(1.0,)),
+    "random_forest": RandomForestConfig(features=(Kmers(k=2), Composition()), num_trees=4, leaf_sizes=(3,)),
+    "gradient_boosting": GradientBoostingConfig(features=(Kmers(k=2),), rounds=(4,), leaf_size=5),
+}
+
+
+def shallow_batches(kind, seed=0):
+    """Make 80 windows with the shares of A, C and G, as numbers or whether they are above a quarter."""
+    codes = random_codes(80, seed)
+    shares = torch.stack([(codes == base).float().mean(dim=1) for base in range(3)], dim=1)
+    return [(codes, (shares > 0.2).float()[:, None] if kind == "labels" else shares[:, None])]
+
+
+@pytest.fixture(params=sorted(SHALLOW_CONFIGS))
+def shallow(request, tmp_path, make_card):
+    """Write a bundle of a shallow model that learned labels, and return its folder and the model."""
+    return write_shallow(tmp_path / "shallow", SHALLOW_CONFIGS[request.param], make_card, kind="labels")
+
+
+def write_shallow(folder, config, make_card, *, kind):
+    model = build_network(config, geometry=ONE_BIN, num_tracks=3)
+    rows = fit_shallow(model, shallow_batches(kind), shallow_batches(kind, seed=1), kind=kind)
+    card = make_card(geometry=ONE_BIN, kind=kind)
+    write_bundle(
+        folder, weights=model.state_dict(), config=config, cards=card, metrics={"history": rows}, objective="any"
+    )
+    return folder, model
+
+
+def test_a_shallow_bundle_predicts_the_bits_that_the_model_did(shallow):
+    folder, model = shallow
+    predictor, codes = Predictor(folder), random_codes(9, seed=5)
+    assert torch.equal(predictor.network(codes), model(codes))
+    assert predictor.link == "sigmoid"
+    assert predictor.config == model.config
+    assert predictor(codes).shape == (9, 1, 3)
+    assert predictor.check() == ()
+    np.testing.assert_array_equal(predictor.predict(codes.numpy()), predictor(codes))
+    again = folder.parent / "again"
+    write_bundle(
+        again,
+        weights=predictor.network.state_dict(),
+        config=predictor.config,
+        cards=predictor.card,
+        metrics={},
+        objective="any",
+    )
+    assert bundle_digest(again) == bundle_digest(folder)
+
+
+def test_trees_stand_in_a_file_of_their_own(shallow):
+    folder, model = shallow
+    names = {path.name for path in folder.iterdir()}
+    of_trees = isinstance(model.config, RandomForestConfig | GradientBoostingConfig)
+    assert names == {"card.json", "metrics.json", "model.json", "weights.safetensors"} | (
+        {"trees.skops"} if of_trees else set()
+    )
+    assert "trees.skops" not in load_file(folder / "weights.safetensors")
+    if of_trees:
+        digest = bundle_digest(folder)
+        (folder / "trees.skops").write_bytes(b"")
+        assert bundle_digest(folder) != digest
+
+
+@pytest.mark.parametrize("kind", ["measurements", "coverage"])
+@pytest.mark.parametrize("name", ["linear", "gradient_boosting"])
+def test_a_shallow_bundle_of_numbers_predicts_them(tmp_path, make_card, kind, name):
+    folder, model = write_shallow(tmp_path / "numbers", SHALLOW_CONFIGS[name], make_card, kind=kind)
+    predictor, codes = Predictor(folder), random_codes(9, seed=5)
+    assert predictor.link == "identity"
+    torch.testing.assert_close(predictor(codes), to_natural(model(codes).float(), predictor.card.transforms()))
+
+
+@pytest.mark.parametrize("name", ["random_forest", "gradient_boosting"])
+def test_trees_with_a_foreign_kind_are_refused_and_do_not_run(tmp_path, make_card, name):
+    folder, model = write_shallow(tmp_path / "trees", SHALLOW_CONFIGS[name], make_card, kind="labels")
+    harmed = tmp_path / "harmed"
+    model.trees.estimators[0].foreign = Attack(harmed)
+    skops.io.dump(model.trees.estimators, folder / "trees.skops")
+    with pytest.raises(InputError, match=r"trees: trees\.skops holds .*Attack.*; wanted scikit-learn's trees alone"):
+        Predictor(folder)
+    assert not harmed.exists()
+    with (folder / "trees.skops").open("wb") as handle:
+        pickle.dump(Attack(harmed), handle)
+    with pytest.raises(InputError, match=r"trees: trees\.skops: not a readable file of trees"):
+        Predictor(folder)
+    assert not harmed.exists()
+    (folder / "trees.skops").unlink()
+    with pytest.raises(InputError, match=r"these weights do not fit the network of model\.json: .*trees\.skops"):
+        Predictor(folder)
+
+
+def test_every_shallow_architecture_is_one_of_the_bundles(shallow):
+    assert {kind.architecture for kind in SHALLOW} == set(SHALLOW_CONFIGS)
+    assert isinstance(read_config(shallow[0]), SHALLOW)
+    with pytest.raises(InputError, match="has one head, and the datasets are for a; wanted one of"):
+        build_network(shallow[1].config, geometry=ONE_BIN, num_tracks={"a": 2})

@@ -1,6 +1,7 @@
 """A trained thing: weights, the network's configuration, and the card of the data it learned from.
 
     weights.safetensors   no pickle: a bundle from a stranger runs no code of theirs
+    trees.skops           of a model made of scikit-learn's trees: no pickle either, and no other kinds are opened
     model.json            architecture and its sizes, objective, the settings of the training, versions
     card.json             the dataset's card: tracks, geometry, genome, transforms
     metrics.json          what was measured, and how each metric is defined
@@ -24,7 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cisray import __version__
+from cisray.baselines.estimators import ShallowConfig, build_shallow
+from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.kmer_ridge import KmerRidge, KmerRidgeConfig
+from cisray.baselines.linear import LinearConfig
+from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
 from cisray.datasets.card import Card, card_from_dict, card_to_dict
 from cisray.datasets.transforms import PlacedTransforms, to_natural
 from cisray.errors import InputError
@@ -46,9 +51,14 @@ from cisray.training.batches import reverse_complement, swap_strands
 SCHEMA_VERSION = 1
 WEIGHTS_NAME = "weights.safetensors"
 MODEL_NAME = "model.json"
+TREES_NAME = "trees.skops"
+"""A file of its own, and among the weights a tensor of its bytes."""
 
-ModelConfig = Annotated[NetworkConfig | KmerRidgeConfig, Field(discriminator="architecture")]
+AnyConfig = NetworkConfig | KmerRidgeConfig | ShallowConfig
+ModelConfig = Annotated[AnyConfig, Field(discriminator="architecture")]
 """Any architecture's configuration, told apart by its `architecture` key."""
+SHALLOW = (LinearConfig, GkmSvmConfig, RandomForestConfig, GradientBoostingConfig)
+"""The configurations of models that `fit_shallow` fits."""
 WITH_NAMED_HEADS = (Basenji2Config, EnformerConfig, BorzoiConfig)
 """The configurations whose networks may have several heads."""
 Cards = Card | Mapping[str, Card] | Mapping[str | None, Card]
@@ -88,9 +98,7 @@ def _window_of(card: Card) -> str:
     return f"window_bp={geometry.window_bp}, bin_bp={geometry.bin_bp}, crop_bins={geometry.crop_bins}"
 
 
-def build_network(
-    config: NetworkConfig | KmerRidgeConfig, *, geometry: Geometry, num_tracks: int | Mapping[str, int]
-) -> nn.Module:
+def build_network(config: AnyConfig, *, geometry: Geometry, num_tracks: int | Mapping[str, int]) -> nn.Module:
     """Build the network of a configuration with fresh weights; what its outputs mean stands in `goals`.
 
     Raises:
@@ -105,6 +113,9 @@ def build_network(
     if isinstance(config, KmerRidgeConfig):
         assert isinstance(num_tracks, int)
         return KmerRidge(config, geometry=geometry, num_tracks=num_tracks)
+    if isinstance(config, SHALLOW):
+        assert isinstance(num_tracks, int)
+        return build_shallow(config, geometry=geometry, num_tracks=num_tracks)
     return catalog.build(config, geometry=geometry, num_tracks=num_tracks)
 
 
@@ -112,7 +123,7 @@ def write_bundle(
     path: Path,
     *,
     weights: Mapping[str, Tensor],
-    config: NetworkConfig | KmerRidgeConfig,
+    config: AnyConfig,
     cards: Cards,
     metrics: Mapping[str, Any],
     objective: str,
@@ -127,10 +138,10 @@ def write_bundle(
     _check_heads(named, source=path)
     heads = [name for name in named if name is not None]
     with folder_written_whole(path) as aside:
-        save_file(
-            {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
-            aside / WEIGHTS_NAME,
-        )
+        tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        if TREES_NAME in tensors:
+            (aside / TREES_NAME).write_bytes(tensors.pop(TREES_NAME).numpy().tobytes())
+        save_file(tensors, aside / WEIGHTS_NAME)
         model = {
             "schema_version": SCHEMA_VERSION,
             "cisray_version": __version__,
@@ -180,7 +191,7 @@ def read_cards(path: Path) -> dict[str | None, Card]:
     return cards
 
 
-def read_config(path: Path) -> NetworkConfig | KmerRidgeConfig:
+def read_config(path: Path) -> AnyConfig:
     """Read the configuration of a bundle's network; raise InputError where it is none."""
     try:
         return TypeAdapter(ModelConfig).validate_python(_read_model(path).get("model"))
@@ -190,21 +201,25 @@ def read_config(path: Path) -> NetworkConfig | KmerRidgeConfig:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a bundle's weights; raise InputError where the file is missing or damaged."""
+    """Read a bundle's weights, with the bytes of its trees; raise InputError where the file is missing or damaged."""
     try:
-        return load_file(path / WEIGHTS_NAME)
+        weights = load_file(path / WEIGHTS_NAME)
     except FileNotFoundError:
         raise InputError(f"{path / WEIGHTS_NAME}: no such file; a bundle needs it beside model.json") from None
     except SafetensorError as error:
         raise InputError(
             f"{path / WEIGHTS_NAME}: these weights are damaged, or none: {error}; copy them again"
         ) from None
+    if (path / TREES_NAME).is_file():
+        weights[TREES_NAME] = torch.from_numpy(np.fromfile(path / TREES_NAME, np.uint8))
+    return weights
 
 
 def bundle_digest(path: Path) -> str:
-    """Return the digest of a bundle's weights, configuration and cards."""
+    """Return the digest of a bundle's weights, trees, configuration and cards."""
     cards = [_card_path(path, name) for name in _read_heads(path)]
-    files = [path / WEIGHTS_NAME, path / MODEL_NAME, *cards]
+    trees = [path / TREES_NAME] if (path / TREES_NAME).is_file() else []
+    files = [path / WEIGHTS_NAME, *trees, path / MODEL_NAME, *cards]
     return value_digest({str(file.relative_to(path)): file_digest(file) for file in files})
 
 
@@ -324,9 +339,12 @@ def _choose_head(cards: Mapping[str | None, Card], head: str | None, *, source: 
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
-    """Load a bundle's weights into the network; raise InputError where names or shapes differ."""
+    """Load a bundle's weights into the network; raise InputError where names, shapes or trees are not its own."""
+    weights = read_weights(path)
     try:
-        network.load_state_dict(read_weights(path))
+        network.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except RuntimeError as error:
         text = " ".join(str(error).split())[:400]
         raise InputError(f"{path / WEIGHTS_NAME}: these weights do not fit the network of model.json: {text}") from None

@@ -10,6 +10,7 @@ from cisray.datasets.card import read_card
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.build import build
+from cisray.flows.build_genomes import AnyBuildJob
 from cisray.flows.train import train
 from cisray.flows.train_job import TrainJob
 
@@ -179,3 +180,37 @@ def test_a_network_split_over_workers_learns_as_whole_ones_do(train_job, tmp_pat
     one, other = (Predictor(trained.bundle_dir).network.state_dict() for trained in (split, whole))
     for name, weight in one.items():
         torch.testing.assert_close(weight, other[name], atol=1e-3, rtol=1e-2)
+
+
+def test_a_shallow_model_goes_the_same_road(ray_here, tmp_path):
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 4, (600, 40))
+    counts = (codes[:, :-1] * 4 + codes[:, 1:] == 4 * 2 + 3).sum(axis=1)  # GT
+    lines = ["sequence,activity,part"]
+    for row, count in zip(codes, counts, strict=True):
+        part = random.choice(["train", "valid", "test"], p=[0.6, 0.2, 0.2])
+        lines.append(f"{''.join('ACGT'[base] for base in row)},{count + 0.1 * random.normal():.3f},{part}")
+    (tmp_path / "measured.csv").write_text("\n".join(lines) + "\n")
+    table = {
+        "source": "table",
+        "name": "measured",
+        "out": str(tmp_path / "dataset"),
+        "data_dir": str(tmp_path),
+        "files": [{"path": "measured.csv"}],
+        "tracks": [{"column": "activity"}],
+        "split": {"column": "part", "train": ["train"], "valid": ["valid"], "test": ["test"]},
+    }
+    folder = build(check_settings(table, AnyBuildJob, source="test"))
+    settings = {
+        "name": "shallow",
+        "dataset": str(folder),
+        "out": str(tmp_path / "model"),
+        "model": {"architecture": "linear", "features": [{"name": "kmers", "k": 2, "fold_strands": False}]},
+    }
+    trained = train(check_settings(settings, TrainJob, source="test"))
+    assert trained.metrics["valid.pearson"] > 0.98
+    assert {row["penalty"] for row in trained.metrics["history"]} == {1.0, 0.3, 0.1, 0.03, 0.01, 0.003}
+    predictor = Predictor(trained.bundle_dir)
+    assert predictor.predict(codes[:50].astype(np.uint8))[:, 0, 0] == pytest.approx(counts[:50], abs=0.5)
+    with pytest.raises(InputError, match="linear is fitted by one worker in one pass"):
+        check_settings(settings | {"workers": {"num_workers": 2}}, TrainJob, source="test")

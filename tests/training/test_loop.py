@@ -560,3 +560,20 @@ def test_compiling_is_a_switch(feed, monkeypatch):
     assert compiled == []
     learner = Learner(network, spec=TrainSpec(compile=True))
     assert compiled == [network] == [learner.forward]
+
+
+def test_where_a_run_pauses_changes_nothing_of_what_it_learns(feed, tmp_path):
+    spec = TrainSpec(epochs=4, batch_size=16, learning_rate=0.01, warmup_steps=5, shift_bp=1)
+    whole = Learner(make_network(), spec=spec)
+    fit(whole, feed, save=ignore, report=silent)
+    learner = Learner(make_network(), spec=spec)
+    for number, until_epoch in enumerate((1, 1, 3, None)):
+        fit(learner, feed, save=ignore, report=silent, until_epoch=until_epoch)
+        assert learner.learned.epoch == (until_epoch or spec.epochs)
+        assert learner.finished == (until_epoch is None)
+        write_learner(tmp_path / f"{number}", learner)
+        learner = Learner(make_network(seed=1), spec=spec)
+        read_learner(tmp_path / f"{number}", learner)
+    assert learner.learned.history == whole.learned.history
+    for name, weight in whole.network.state_dict().items():
+        assert torch.equal(learner.network.state_dict()[name], weight)

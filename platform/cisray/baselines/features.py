@@ -4,6 +4,7 @@ Codes [B, L] become columns with names. What holds an N is not counted.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from math import comb
 from typing import NamedTuple
@@ -58,19 +59,13 @@ def count_gapped_kmers(codes: Codes, length_bp: int, k: int, *, fold_strands: bo
         InputError: there are too many such words, or the sequences are shorter than one.
     """
     _check(codes, length_bp, k, comb(length_bp, k) * BASES**k)
-    choices = list(combinations(range(length_bp), k))
-    names = [name for places in choices for name in _names(places, length_bp)]
+    columns_of = _gapped_columns(length_bp, k, fold_strands=fold_strands)
     words, _, known = pack(codes, length_bp)
-    columns = [number * BASES**k + _read(words, places, length_bp) for number, places in enumerate(choices)]
-    column_of = np.arange(len(names))
-    if fold_strands:
-        mirrored = [tuple(length_bp - 1 - place for place in reversed(places)) for places in choices]
-        number_of = {places: number for number, places in enumerate(choices)}
-        other = np.concatenate([number_of[places] * BASES**k + other_strands(k) for places in mirrored])
-        kept, column_of = np.unique(np.minimum(column_of, other), return_inverse=True)
-        names = [names[column] for column in kept]
-    tallies = [_tally(column_of[each], known, len(names)) for each in columns]
-    return Counts(sum(tallies[1:], tallies[0]), tuple(names))
+    tallies = [
+        _tally(columns_of.column_of[number * BASES**k + _read(words, places, length_bp)], known, len(columns_of.names))
+        for number, places in enumerate(columns_of.choices)
+    ]
+    return Counts(sum(tallies[1:], tallies[0]), columns_of.names)
 
 
 def place_kmers(codes: Codes, k: int) -> Counts:
@@ -157,6 +152,31 @@ def _check(codes: Codes, length_bp: int, k: int, num_columns: int) -> None:
         )
     if codes.shape[1] < length_bp:
         raise InputError(f"sequences of {codes.shape[1]} bases; wanted at least the {length_bp} of a word")
+
+
+class _Columns(NamedTuple):
+    """Where words of one length are counted."""
+
+    choices: tuple[tuple[int, ...], ...]
+    """The places that are read, for each block of 4^k words."""
+    column_of: NDArray[np.int64]
+    """By word of a block, blocks behind one another."""
+    names: tuple[str, ...]
+    """[F]."""
+
+
+@lru_cache(maxsize=8)  # the same for every batch of a data set, and slow to write where words are long
+def _gapped_columns(length_bp: int, k: int, *, fold_strands: bool) -> _Columns:
+    choices = tuple(combinations(range(length_bp), k))
+    names = [name for places in choices for name in _names(places, length_bp)]
+    column_of = np.arange(len(names))
+    if fold_strands:
+        mirrored = [tuple(length_bp - 1 - place for place in reversed(places)) for places in choices]
+        number_of = {places: number for number, places in enumerate(choices)}
+        other = np.concatenate([number_of[places] * BASES**k + other_strands(k) for places in mirrored])
+        kept, column_of = np.unique(np.minimum(column_of, other), return_inverse=True)
+        names = [names[column] for column in kept]
+    return _Columns(choices, column_of, tuple(names))
 
 
 def _names(places: tuple[int, ...], length_bp: int) -> list[str]:

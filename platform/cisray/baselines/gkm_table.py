@@ -44,14 +44,22 @@ class GkmTable(NamedTuple):
         return np.concatenate([np.empty(0), *scores])
 
     def _score(self, sequences: Sequence[Codes], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+        squares = self_products(sequences, self.spec, kernel)
+        return self.sum_weights(sequences) / np.sqrt(np.where(squares > 0, squares, np.nan)) - self.rho
+
+    def sum_weights(self, sequences: Sequence[Codes]) -> NDArray[np.float64]:
+        """Sum the weights of each sequence's l-mers, codes [L] each: [B]; 0 where every l-mer holds an N.
+
+        Raises:
+            InputError: a sequence is shorter than l.
+        """
         lmers = find_lmers(sequences, self.spec)
         weights = self.weights[lmers.words].astype(np.float64)
         if lmers.weights is not None:
             weights *= lmers.weights
         before = np.concatenate([[0.0], np.cumsum(weights)])
-        sums = before[lmers.starts[1:]] - before[lmers.starts[:-1]]
-        squares = self_products(sequences, self.spec, kernel)
-        return sums / np.sqrt(np.where(squares > 0, squares, np.nan)) - self.rho
+        sums: NDArray[np.float64] = before[lmers.starts[1:]] - before[lmers.starts[:-1]]
+        return sums
 
     def delta_svm(self) -> "DeltaSvm":
         """Return the scores of single l-mers that deltaSVM sums."""

@@ -11,6 +11,8 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
+from cisray.baselines.estimators import ShallowModel
+from cisray.baselines.fitting import fit_shallow
 from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
 from cisray.bundle import build_network, head_tracks, shared_geometry, write_bundle
 from cisray.datasets.card import Card, read_card
@@ -31,7 +33,10 @@ from cisray.transfer import Started, bare_weights, start_from
 
 def build_for(job: TrainJob, cards: Mapping[str | None, Card]) -> nn.Module:
     """Build the job's network with fresh weights; raise InputError where windows or bins of datasets differ."""
-    return build_network(job.model, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
+    network = build_network(job.model, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
+    if isinstance(network, ShallowModel):
+        network.aim_at(next(iter(cards.values())).kind)
+    return network
 
 
 class _Run(NamedTuple):
@@ -44,8 +49,11 @@ class _Run(NamedTuple):
     plan: dict[str, Any]
 
 
-def learn(config: dict[str, Any]) -> None:
-    """Be one worker: read, learn, and put a checkpoint aside whenever the loop says so."""
+def learn(config: dict[str, Any]) -> str | None:
+    """Be one worker: read, learn, and put a checkpoint aside whenever the loop says so.
+
+    Returns why it cannot go on, where that would be so at every restart; None where it is done.
+    """
     job: TrainJob = config["job"]
     torch.set_num_threads(job.workers.threads)
     cards = {head: read_card(Path(path)) for head, path in job.sources.items()}
@@ -57,16 +65,23 @@ def learn(config: dict[str, Any]) -> None:
     network, started = _start(job, cards, config["start_dir"])
     feed = make_feed(_sources(job, cards), _tasks(job, cards, network), job.training, rank=rank, world=world)
     run = _Run(job, cards, rank, started, config["plan"])
-    if isinstance(network, KmerRidge):
-        _learn_ridge(network, run, feed=feed, report=report)
-        return
+    if isinstance(network, KmerRidge | ShallowModel):
+        _learn_baseline(network, run, feed=feed, report=report)
+        return None
     learner = _make_learner(network, run, workers)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             read_learner(Path(folder) / "learner", learner)
         report(Progress("resume", learner.learned.step, learner.learned.step, "steps"))
-    fit(learner, feed, save=partial(_save, run), report=report, workers=workers)
+    until_epoch: int | None = config["until_epoch"]
+    try:
+        fit(learner, feed, save=partial(_save, run), report=report, workers=workers, until_epoch=until_epoch)
+    except FloatingPointError as error:
+        if world > 1:
+            raise  # the others may be waiting for this worker
+        return str(error)
+    return None
 
 
 def _start(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | None) -> tuple[nn.Module, Started | None]:
@@ -83,7 +98,7 @@ def _start(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | No
             seed=job.training.seed,
         )
     for head, card in cards.items():
-        if not isinstance(network, KmerRidge) and (started is None or head in started.new_heads):
+        if not isinstance(network, KmerRidge | ShallowModel) and (started is None or head in started.new_heads):
             means = [card.statistics["train"][name].mean for name in card.track_names]
             start_at_means(card.kind, network, means, name=head)
     return network, started
@@ -140,7 +155,7 @@ def _definitions(history: list[dict[str, Any]]) -> dict[str, str]:
     return {name: text for name, text in DEFINITIONS.items() if any(f"valid.{name}" in row for row in history)}
 
 
-def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge, metrics: dict[str, Any]) -> None:
+def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge | ShallowModel, metrics: dict[str, Any]) -> None:
     """Write a bundle and a learner, and hand both to Ray; every rank takes part, and the first one writes."""
     network = learner.evaluated if isinstance(learner, Learner) else learner
     if isinstance(learner, Learner) and learner.learned.best_epoch >= 0:
@@ -163,11 +178,12 @@ def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge, metrics: dict
                 made_by=run.plan | ({} if run.started is None else {"started": run.started.facts}),
             )
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint)
+        finished = learner.finished if isinstance(learner, Learner) else True
+        ray.train.report(metrics | {"finished": finished}, checkpoint=checkpoint)
 
 
-def _learn_ridge(network: KmerRidge, run: _Run, *, feed: Feed, report: Report) -> None:
-    """Fit the linear baseline: one pass over the data, then one pass over the validation split per penalty."""
+def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed, report: Report) -> None:
+    """Fit a baseline: one pass over the training split, then its settings are chosen by the validation split."""
     total, margin_bp = feed.steps(0), feed.tasks[None].margin_bp
 
     def train_batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -175,10 +191,18 @@ def _learn_ridge(network: KmerRidge, run: _Run, *, feed: Feed, report: Report) -
             report(Progress("train", step, total, "steps"))
             yield cut_windows(batch.codes, margin_bp=margin_bp), batch.targets
 
+    def valid_batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in feed.valid():
+            yield cut_windows(batch.codes, margin_bp=margin_bp), batch.targets
+
     def score(model: nn.Module) -> Tensor:
         return torch.tensor(validate(model, feed)["valid.pearson_per_track"])
 
-    tried = fit_ridge(network, train_batches(), score=score)
+    if isinstance(network, KmerRidge):
+        tried = fit_ridge(network, train_batches(), score=score)
+    else:
+        kind = next(iter(run.cards.values())).kind
+        tried = fit_shallow(network, train_batches(), valid_batches(), kind=kind, seed=run.job.training.seed)
     measured = validate(network, feed)
     metrics = {
         "history": tried,

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,14 @@ import ray.train.torch
 import torch
 
 from cisray import __version__
-from cisray.bundle import bundle_digest
+from cisray.bundle import SHALLOW, bundle_digest
 from cisray.datasets.card import Card, Inputs, read_card
 from cisray.datasets.schema import verify_dataset
 from cisray.errors import InputError
-from cisray.files import read_json
+from cisray.files import folder_written_whole, read_json, value_digest, write_json
 from cisray.flows.cluster import cluster, relayed
 from cisray.flows.learn import build_for, learn
-from cisray.flows.shards import RAY_TRAIN, open_staging
+from cisray.flows.shards import PLAN_NAME, RAY_TRAIN, open_staging
 from cisray.flows.train_job import TrainJob
 from cisray.goals import choose
 from cisray.progress import Report, silent
@@ -36,14 +37,19 @@ class Trained(NamedTuple):
     """As in the bundle's metrics.json."""
     was_done: bool
     """Whether an earlier call had finished it."""
+    finished: bool = True
+    """Whether the bundle is there; a run that `until_epoch` paused has only checkpoints, and goes on from them."""
 
 
-def train(job: TrainJob, *, start_dir: Path | None = None, report: Report = silent) -> Trained:
+def train(
+    job: TrainJob, *, start_dir: Path | None = None, until_epoch: int | None = None, report: Report = silent
+) -> Trained:
     """Train the job's model, or go on with it, and return its bundle.
 
     Args:
         job: what to train.
         start_dir: the folder of the bundle that `job.start.model` names.
+        until_epoch: if given, pause when that many epochs are done; a later call goes on from there.
         report: told every few steps.
 
     Raises:
@@ -53,7 +59,7 @@ def train(job: TrainJob, *, start_dir: Path | None = None, report: Report = sile
     job = job.with_absolute_paths()
     cards = {head: read_card(Path(path)) for head, path in job.sources.items()}
     _check_learnable(job, cards)
-    plan = _plan(job, cards, start_dir)
+    plan = train_plan(job, cards, start_dir)
     staging = open_staging(out, plan)
     if staging is None:
         return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=True)
@@ -62,7 +68,13 @@ def train(job: TrainJob, *, start_dir: Path | None = None, report: Report = sile
     with cluster(job.cluster), relayed(report) as remote_report:
         trainer = ray.train.torch.TorchTrainer(
             learn,
-            train_loop_config={"job": job, "start_dir": start_dir, "plan": plan, "report": remote_report},
+            train_loop_config={
+                "job": job,
+                "start_dir": start_dir,
+                "plan": plan,
+                "until_epoch": until_epoch,
+                "report": remote_report,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.workers.num_workers,
                 use_gpu=job.workers.use_gpu,
@@ -76,10 +88,23 @@ def train(job: TrainJob, *, start_dir: Path | None = None, report: Report = sile
             ),
         )
         result = _fit(trainer)
+    measured = dict(result.metrics)
+    if not measured.pop("finished"):
+        staging.lock.close()
+        return Trained(out, measured, was_done=False, finished=False)
     with result.checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "bundle", staging.path, dirs_exist_ok=True)
     staging.finish()
     return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
+
+
+def take_over(source_out: Path, job: TrainJob) -> None:
+    """Let a job that has not begun go on from the checkpoints of another's paused run, with its own settings."""
+    out = Path(job.out).absolute()
+    cards = {head: read_card(Path(path)) for head, path in job.sources.items()}
+    with folder_written_whole(out.with_name(f"{out.name}.unfinished")) as aside:
+        shutil.copytree(source_out.with_name(f"{source_out.name}.unfinished") / RAY_TRAIN, aside / RAY_TRAIN)
+        write_json(aside / PLAN_NAME, {"digest": value_digest(train_plan(job, cards, None))})
 
 
 def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
@@ -92,7 +117,8 @@ def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
                 "read it with datasets.streams.ExampleStream to train a network of your own"
             )
     job.objective.check_names({head: card.track_names for head, card in cards.items()})
-    with torch.device("meta"):  # to look at it costs no memory
+    # to look at a network on the meta device costs no memory; a baseline has none yet
+    with nullcontext() if isinstance(job.model, SHALLOW) else torch.device("meta"):
         network = build_for(job, cards)
     for card in cards.values():
         choose(card.kind, network, job.objective.name)
@@ -101,7 +127,7 @@ def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
 def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
     """Run the trainer; bad input met by a worker comes back as the InputError it was."""
     try:
-        return trainer.fit()
+        result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         for failure in getattr(error, "worker_failures", {}).values():
             cause: BaseException | None = failure
@@ -110,9 +136,12 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
                     raise InputError(str(cause)) from error
                 cause = cause.__cause__
         raise
+    if result.return_value is not None:
+        raise InputError(result.return_value)
+    return result
 
 
-def _plan(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | None) -> dict[str, Any]:
+def train_plan(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | None) -> dict[str, Any]:
     """Return what makes two runs the same run."""
     data: Any = {
         head: {"digest": card.digest, "weight": job.datasets[head].weight} for head, card in cards.items() if head

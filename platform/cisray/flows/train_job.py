@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
-from cisray.bundle import ModelConfig
+from cisray.bundle import SHALLOW, ModelConfig
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
@@ -85,11 +85,14 @@ class TrainJob:
             raise InputError(
                 'workers: strategy="shard" goes with neither training.compile nor start.lora; leave one out'
             )
-        if isinstance(self.model, KmerRidgeConfig) and (self.datasets or self.start.model):
-            raise InputError("kmer_ridge is fitted to one dataset from nothing; leave out [datasets] and [start]")
-        if isinstance(self.model, KmerRidgeConfig) and self.workers.num_workers > 1:
+        if not isinstance(self.model, (KmerRidgeConfig, *SHALLOW)):
+            return
+        name = self.model.architecture
+        if self.datasets or self.start.model:
+            raise InputError(f"{name} is fitted to one dataset from nothing; leave out [datasets] and [start]")
+        if self.workers.num_workers > 1:
             raise InputError(
-                f"workers: num_workers={self.workers.num_workers}, but kmer_ridge is fitted by one worker in one pass; "
+                f"workers: num_workers={self.workers.num_workers}, but {name} is fitted by one worker in one pass; "
                 "leave num_workers at 1"
             )
 

@@ -228,6 +228,8 @@ def _history(name: str, model: Mapping[str, Any]) -> list[Markup]:
     metric = _column(rows, "valid.pearson")
     if np.isnan(metric).all() and np.isnan(_column(rows, "train.loss")).all():
         return [text(f"{name}: nothing was measured while it learned.")]
+    if "num_chosen" in rows[0]:
+        return [_settings_tried(name, rows)]
     if "penalty" in rows[0]:
         figure = penalty_curve([row["penalty"] for row in rows], metric)
         caption = f"{name}: a linear model has no epochs; each track keeps the penalty that suits it best."
@@ -246,6 +248,19 @@ def _history(name: str, model: Mapping[str, Any]) -> list[Markup]:
     kept = "" if best_epoch is None else f" The weights of epoch {best_epoch} were kept."
     caption = f"{name}: {len(rows)} epochs; loss and Pearson are of targets as stored (scaled, soft-clipped).{kept}"
     return [embed(figure, alt=f"loss and validation Pearson of {name} by epoch", caption=caption, wide=True)]
+
+
+def _settings_tried(name: str, rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Tell what settings of a baseline were tried, how well each did, and for how many tracks it was the best."""
+    (setting,) = [key for key in rows[0] if not key.startswith(("valid.", "num_"))]
+    (metric,) = [key for key in rows[0] if key.startswith("valid.")]
+    told = [
+        f"{setting.replace('_', ' ')} {row[setting]:g}: "
+        + ("not measured" if row[metric] is None else f"{metric.removeprefix('valid.')} {row[metric]:.3f}")
+        + f", chosen for {row['num_chosen']:g}"
+        for row in rows
+    ]
+    return text(f"{name}: each track keeps the setting that suits it best on the validation split. {'; '.join(told)}.")
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:

@@ -161,8 +161,11 @@ def fit(
     save: Callable[[Learner], None],
     report: Report,
     workers: Workers = ALONE,
+    until_epoch: int | None = None,
 ) -> None:
     """Train from wherever the learner stands until it is finished; `save` is called at every checkpoint.
+
+    With `until_epoch` it pauses when that many epochs are done; where it pauses changes nothing of what is learned.
 
     Raises:
         InputError: the shift exceeds the margin that the dataset stores.
@@ -181,7 +184,7 @@ def fit(
         save(learner)
         learner.saved_step = learner.learned.step
 
-    while not learner.finished:
+    while not learner.finished and (until_epoch is None or learner.learned.epoch < until_epoch):
         row = _train_epoch(learner, feed, workers=workers, total_steps=total_steps, save=save_sound, report=report)
         _share_buffers(learner.network, workers)
         if learner.average is not None:

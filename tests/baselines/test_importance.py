@@ -1,0 +1,241 @@
+import numpy as np
+import pytest
+import torch
+
+from cisray.baselines.estimators import build_shallow
+from cisray.baselines.feature_sets import Kmers, PlacedKmers
+from cisray.baselines.fitting import Table, fit_shallow, fit_track
+from cisray.baselines.gkm_estimator import GkmSvmConfig
+from cisray.baselines.gkm_filters import GkmSpec
+from cisray.baselines.held_out import Windows, accuracy
+from cisray.baselines.importance import (
+    change_without_words,
+    coefficients,
+    loss_when_removed,
+    loss_when_shuffled,
+    loss_without_words,
+    stability,
+)
+from cisray.baselines.linear import LinearConfig
+from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
+from cisray.errors import InputError
+from cisray.geometry import Geometry
+
+LENGTH = 40
+GEOMETRY = Geometry(window_bp=LENGTH, bin_bp=LENGTH)
+KMERS = (Kmers(k=2, fold_strands=False),)
+CONFIGS = {
+    "linear": LinearConfig(features=KMERS, penalty="l1", penalties=(0.05,)),
+    "random_forest": RandomForestConfig(features=KMERS, num_trees=30, leaf_sizes=(3,), feature_share=0.5),
+    "gradient_boosting": GradientBoostingConfig(features=KMERS, rounds=(20,), leaf_size=5),
+}
+
+
+def make_windows(num, seed=0):
+    """Make windows whose number is how often CG stands there, less half of how often AA does, with noise."""
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 4, (num, LENGTH), np.uint8)
+    texts = ["".join("ACGT"[code] for code in row) for row in codes]
+    overlapping = [sum(text[at : at + 2] == "AA" for at in range(LENGTH - 1)) for text in texts]
+    signal = np.array([text.count("CG") for text in texts]) - 0.5 * np.array(overlapping)
+    return Windows(codes, (signal + random.normal(0, 0.3, num)).astype(np.float32)[:, None])
+
+
+TRAIN, VALID, TEST = make_windows(300), make_windows(80, 1), make_windows(200, 2)
+
+
+def batches(windows):
+    return [(torch.from_numpy(windows.codes), torch.from_numpy(windows.targets)[:, None])]
+
+
+@pytest.fixture(scope="module")
+def models():
+    made = {}
+    for name, config in CONFIGS.items():
+        made[name] = build_shallow(config, geometry=GEOMETRY, num_tracks=1)
+        fit_shallow(made[name], batches(TRAIN), batches(VALID), kind="measurements")
+    return made
+
+
+def by_name(importance):
+    return dict(zip(importance.names, importance.values[:, 0], strict=True))
+
+
+def test_coefficients_are_what_was_planted(models):
+    found = coefficients(models["linear"])
+    assert (found.sort, found.accuracy) == ("subjective", None)
+    values = by_name(found)
+    assert values["kmers:CG"] == pytest.approx(1, abs=0.1)
+    assert values["kmers:AA"] == pytest.approx(-0.5, abs=0.1)
+    assert max(abs(value) for name, value in values.items() if name not in ("kmers:CG", "kmers:AA")) < 0.1
+
+
+@pytest.mark.parametrize("name", ["random_forest", "gradient_boosting"])
+def test_trees_gain_most_where_the_signal_is(models, name):
+    found = coefficients(models[name])
+    assert (found.sort, found.measure) == ("subjective", "share of what all splits gain")
+    values = by_name(found)
+    assert sum(values.values()) == pytest.approx(1)
+    assert sorted(values, key=values.get)[-2:] == ["kmers:AA", "kmers:CG"]
+
+
+def test_the_lmers_of_a_gapped_kmer_svm_are_named_by_their_scores():
+    config = GkmSvmConfig(gkm=GkmSpec(l=4, k=2, d=1), prices=(1.0,))
+    model = build_shallow(config, geometry=GEOMETRY, num_tracks=1)
+    fit_shallow(model, batches(TRAIN), batches(VALID), kind="measurements")
+    values = by_name(coefficients(model))
+    scores = model.delta_svm(0).scores
+    places = {"".join("ACGT"[word >> place & 3] for place in (6, 4, 2, 0)): word for word in range(4**4)}
+    assert values == pytest.approx({name: scores[word] for name, word in places.items()})
+    assert "CG" in max(values, key=values.get)
+    assert next(iter(values)) == max(values, key=lambda name: abs(values[name]))
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_shuffling_what_matters_loses_accuracy_and_the_rest_nothing(models, name):
+    found = loss_when_shuffled(models[name], TEST, kind="measurements", repeats=4)
+    assert (found.sort, found.measure) == ("objective", "pearson lost when shuffled")
+    values = by_name(found)
+    assert values["kmers:CG"] > 0.2
+    assert sorted(values, key=values.get)[-2:] == ["kmers:AA", "kmers:CG"]
+    assert max(value for name, value in values.items() if name not in ("kmers:CG", "kmers:AA")) < 0.03
+    assert found.accuracy[0] == pytest.approx(
+        accuracy("measurements", models[name].decide(TEST.codes)[:, 0], TEST.targets[:, 0])
+    )
+    deviations = dict(zip(found.names, found.deviations[:, 0], strict=True))
+    assert 0 < deviations["kmers:CG"] < values["kmers:CG"] / 3
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_shuffling_is_what_it_says(models, name):
+    groups = {"both": ["kmers:CG", "kmers:TT"]}
+    found = loss_when_shuffled(models[name], TEST, kind="measurements", groups=groups, repeats=2, seed=5)
+    random, names = np.random.default_rng(5), list(models[name].features.names)
+    rows = models[name].features(TEST.codes)
+    whole = accuracy("measurements", models[name].decide_rows(rows)[:, 0], TEST.targets[:, 0])
+    losses = []
+    for _ in range(2):
+        moved, order = rows.toarray(), random.permutation(200)
+        for feature in groups["both"]:
+            moved[:, names.index(feature)] = moved[order, names.index(feature)]
+        scores = models[name].decide_rows(type(rows)(moved))
+        losses.append(whole - accuracy("measurements", scores[:, 0], TEST.targets[:, 0]))
+    assert found.names == ("both",)
+    assert found.values[0, 0] == pytest.approx(np.mean(losses), abs=1e-9)
+    assert found.deviations[0, 0] == pytest.approx(np.std(losses, ddof=1), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_removing_what_matters_loses_accuracy(models, name):
+    features = models[name].features.names
+    groups = {
+        "signal": [feature for feature in features if set("CG") & set(feature.partition(":")[2])],
+        "CG": ["kmers:CG"],
+        "nothing": ["kmers:GT", "kmers:TG"],
+    }
+    found = loss_when_removed(models[name], TRAIN, VALID, TEST, kind="measurements", groups=groups)
+    assert (found.sort, found.measure) == ("objective", "pearson lost when fitted without")
+    values = by_name(found)
+    assert values["signal"] > 0.2
+    assert values["signal"] > values["CG"] > max(0.02, abs(values["nothing"]))
+    assert found.deviations is None
+    assert found.accuracy[0] > 0.85
+
+
+@pytest.mark.parametrize("name", ["linear", "gradient_boosting"])
+def test_a_removed_feature_is_as_if_it_had_never_been_counted(models, name):
+    model, kind = models[name], "measurements"
+    kept = [number for number, feature in enumerate(model.features.names) if feature != "kmers:CG"]
+    rows = [model.features(each.codes)[:, kept] for each in (TRAIN, VALID, TEST)]
+    fitted = fit_track(CONFIGS[name], Table(rows[0], TRAIN.targets), Table(rows[1], VALID.targets), kind, 0, 0)
+    found = loss_when_removed(model, TRAIN, VALID, TEST, kind=kind, groups={"CG": ["kmers:CG"]})
+    without = accuracy(kind, fitted.model.decide(rows[2]), TEST.targets[:, 0])
+    assert found.accuracy[0] - found.values[0, 0] == pytest.approx(without, abs=1e-4)
+
+
+def test_what_others_can_stand_in_for_costs_less_to_remove_than_to_shuffle(models):
+    # whether a C stands before a G is told, but for the last base, by all other pairs together
+    settings = {"kind": "measurements", "groups": {"CG": ["kmers:CG"]}}
+    removed = loss_when_removed(models["linear"], TRAIN, VALID, TEST, **settings)
+    shuffled = loss_when_shuffled(models["linear"], TEST, **settings)
+    assert 0 < removed.values[0, 0] < shuffled.values[0, 0] / 3
+
+
+def test_masking_a_word_asks_any_model():
+    def predict(codes):
+        texts = ["".join("ACGTN"[code] for code in row) for row in codes]
+        return np.array([[text.count("CG") - 0.5 * text.count("AA")] for text in texts])
+
+    found = loss_without_words(predict, TEST, ["CG", "AC"], kind="measurements")
+    assert (found.sort, found.names) == ("objective", ("CG", "AC"))
+    assert found.values[0, 0] > 0.3
+    masked = TEST.codes.copy()
+    texts = ["".join("ACGT"[code] for code in row) for row in masked]
+    for row, text in enumerate(texts):
+        for at in range(LENGTH - 1):
+            if text[at : at + 2] in ("AC", "GT"):
+                masked[row, at : at + 2] = 4
+    expected = found.accuracy[0] - accuracy("measurements", predict(masked)[:, 0], TEST.targets[:, 0])
+    assert found.values[1, 0] == pytest.approx(expected)
+
+
+def test_the_fall_of_the_output_is_subjective_and_over_windows_with_the_word():
+    def predict(codes):
+        return np.stack([(codes == 3).sum(axis=1), (codes == 0).sum(axis=1)], axis=1).astype(float)
+
+    codes = np.array([[3, 3, 1, 1], [0, 2, 2, 2], [1, 1, 1, 1]], np.uint8)
+    found = change_without_words(predict, codes, ["TT", "G", "ACGT"])
+    assert found.sort == "subjective"
+    assert found.values[:2].tolist() == [[2.0, 0.0], [0.0, 0.0]]
+    assert np.isnan(found.values[2]).all()
+    both = change_without_words(predict, codes, ["A"])  # its other strand is T
+    assert both.values.tolist() == [[1.0, 0.5]]
+    assert both.deviations.tolist() == [[1.0, 0.5]]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_features_that_matter_are_read_by_every_fit(models, name):
+    found = stability(models[name], TRAIN, VALID, kind="measurements", resamples=4)
+    assert found.sort == "subjective"
+    frequency = dict(zip(found.names, found.frequency[:, 0], strict=True))
+    mean = dict(zip(found.names, np.abs(found.mean[:, 0]), strict=True))
+    assert frequency["kmers:CG"] == frequency["kmers:AA"] == 1
+    assert sorted(mean, key=mean.get)[-2:] == ["kmers:AA", "kmers:CG"]
+    assert 0 < found.rank_correlation[0] <= 1
+    again = stability(models[name], TRAIN, VALID, kind="measurements", resamples=4)
+    np.testing.assert_array_equal(found.mean, again.mean)
+    assert (found.deviation > 0).any()
+
+
+def test_noise_is_read_by_few_fits():
+    noise = TRAIN._replace(targets=np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32))
+    model = build_shallow(
+        LinearConfig(features=(PlacedKmers(),), penalty="l1", penalties=(0.9,)), geometry=GEOMETRY, num_tracks=1
+    )
+    fit_shallow(model, batches(noise), batches(VALID), kind="measurements")
+    found = stability(model, noise, VALID, kind="measurements", resamples=6)
+    assert found.frequency.max() <= 5 / 6
+    assert found.frequency.sum() > 0
+
+
+def test_a_track_that_reads_nothing_has_no_rank_correlation():
+    constant = TRAIN._replace(targets=np.ones((300, 1), np.float32))
+    model = build_shallow(CONFIGS["linear"], geometry=GEOMETRY, num_tracks=1)
+    fit_shallow(model, batches(constant), batches(VALID), kind="measurements")
+    found = stability(model, constant, VALID, kind="measurements", resamples=2)
+    assert np.isnan(found.rank_correlation).all()
+    assert (found.frequency == 0).all()
+
+
+def test_what_cannot_be_is_refused(models):
+    with pytest.raises(InputError, match=r"group odd: no feature 'kmers:XX'; the model has kmers:AA, .*, 16 in all"):
+        loss_when_shuffled(models["linear"], TEST, kind="measurements", groups={"odd": ["kmers:XX"]})
+    with pytest.raises(InputError, match="group none: no feature at all; the model has"):
+        loss_when_removed(models["linear"], TRAIN, VALID, TEST, kind="measurements", groups={"none": []})
+    with pytest.raises(InputError, match="repeats=0; wanted at least one shuffle"):
+        loss_when_shuffled(models["linear"], TEST, kind="measurements", repeats=0)
+    with pytest.raises(InputError, match="resamples=1; wanted at least two fits to compare"):
+        stability(models["linear"], TRAIN, VALID, kind="measurements", resamples=1)
+    for word in ("ACN", "", "AC-"):
+        with pytest.raises(InputError, match=rf"word {word!r}; wanted letters ACGT"):
+            loss_without_words(models["linear"].decide, TEST, [word], kind="measurements")
