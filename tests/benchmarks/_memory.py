@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from _live_memory import peak_bytes
 from _table import Options, print_table, significant
-from torch import Tensor
 
 from cisray.geometry import Geometry
 from cisray.models import enformer
@@ -68,25 +68,9 @@ class Pass(NamedTuple):
         return time.perf_counter() - started
 
 
-def bytes_needed(one: Pass) -> int:
-    """Estimate what the pass without checkpoints takes, from a run on the meta device, which computes nothing."""
-    with torch.device("meta"):
-        network = one.build().train()
-        weights = {weight.untyped_storage()._cdata for weight in network.parameters()}
-        kept: dict[int, torch.UntypedStorage] = {}
-
-        def keep(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
-            if storage._cdata not in weights:
-                kept[storage._cdata] = storage
-            return value
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            predictions = network(torch.empty(1, one.window_bp, dtype=torch.uint8))
-            Goal().terms(predictions, torch.ones_like(predictions))
-    sizes = [storage.nbytes() for storage in kept.values()]
-    # weights and gradients; on the way back a few of the largest tensors at a time besides
-    return sum(sizes) + 3 * max(sizes) + 2 * sum(weight.nbytes for weight in network.parameters())
+def bytes_needed(one: Pass, way: Way = "none") -> int:
+    """Estimate what the pass takes, from a run that computes nothing."""
+    return peak_bytes(lambda: one.run(way))
 
 
 def pick_pass(budget: float) -> Pass:
@@ -115,7 +99,7 @@ def measure_memory(options: Options) -> dict[str, float]:
     rows = [[way, f"{peaks[way]:.2f}", f"{peaks['none'] / peaks[way]:.2f}", significant(seconds[way])] for way in WAYS]
     title = f"Enformer, {one.window_bp} bp, full depth, {one.channels} channels, batch 1, float32: forward and backward"
     print_table(title, ["checkpoints in", "peak, GiB", "less by", "s"], rows)
-    print(f"  expected without checkpoints: {bytes_needed(one) / GIB:.2f} GiB")
+    print(f"  counted in tensors: {', '.join(f'{way} {bytes_needed(one, way) / GIB:.2f} GiB' for way in WAYS)}")
     return (
         {"channels": one.channels, "length_share": one.window_bp / enformer.GEOMETRY.window_bp}
         | {f"{way}.peak_gib": peak for way, peak in peaks.items()}

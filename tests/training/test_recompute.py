@@ -3,8 +3,10 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmarks._live_memory import LiveBytes, peak_bytes
 from cisray.errors import InputError
 from cisray.geometry import Geometry
+from cisray.models import pieces
 from cisray.models.basenji import BasenjiConfig, build_basenji
 from cisray.models.borzoi import BorzoiConfig
 from cisray.models.catalog import build
@@ -133,6 +135,54 @@ def test_other_networks_learn_the_same_too(name):
     assert losses[1] == losses[0]
     same(*gradients)
     same(*buffers)
+
+
+@pytest.mark.parametrize("name", ["enformer", "borzoi"])
+def test_in_pieces_networks_learn_the_same_to_rounding(name, monkeypatch):
+    config, geometry, _ = OTHERS[name]
+    codes = torch.randint(0, 4, (2, geometry.window_bp), dtype=torch.uint8)
+    found = []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        network = build(config, geometry=geometry, num_tracks=2).double().train()
+        for weight in network.parameters():
+            nn.init.normal_(weight, std=0.3)  # blocks start as the identity, which would hide what they do
+        if recomputed:
+            monkeypatch.setattr(pieces, "PIECE_VALUES", 2048)  # of a stem with 24,576
+            recompute_activations(network, "both")
+        for seed in (1, 2):
+            torch.manual_seed(seed)  # of the dropout
+            loss = network(codes).square().mean()
+            loss.backward()
+        gradients = {name: weight.grad for name, weight in network.named_parameters()}
+        found.append({"loss": loss.detach()} | gradients | dict(network.named_buffers()))
+    assert all(found[1][name].item() == 2 for name in found[1] if name.endswith("num_batches_tracked"))
+    largest = max(gradient.abs().max() for gradient in gradients.values())
+    for name, expected in found[0].items():
+        # a bias before a batch norm has no gradient but rounding
+        assert (found[1][name] - expected).abs().max() <= 1e-10 * expected.abs().max() + 1e-15 * largest, name
+
+
+def learn_once(parts):
+    """Go forward and backward with one window, in an Enformer of half the published width, and of full depth."""
+    geometry = Geometry(window_bp=98_304, bin_bp=128, crop_bins=160)
+    network = build(EnformerConfig(channels=768), geometry=geometry, num_tracks=2656).train()
+    if parts is not None:
+        recompute_activations(network, parts)
+    network(torch.zeros(1, geometry.window_bp, dtype=torch.uint8)).mean().backward()
+
+
+def test_a_large_enformer_takes_less_than_a_third():
+    assert peak_bytes(lambda: learn_once("both")) < peak_bytes(lambda: learn_once(None)) / 3
+
+
+def test_live_bytes_are_those_of_tensors_that_are_still_there():
+    with LiveBytes() as live:
+        _ = (torch.ones(3), torch.ones(4)[:2])  # a slice keeps all of what it is of
+        assert live.now == live.peak == 7 * 4
+        del _
+        kept = torch.ones(5).add_(1)
+        assert (live.now, live.peak) == (kept.nbytes, 7 * 4)
 
 
 def test_lists_of_blocks_are_opened_at_any_depth():

@@ -1,7 +1,8 @@
 """Building blocks that several architectures share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from cisray.models.heads import start_rates_at
 from cisray.models.outputs import Link, ProfileAndCount
+from cisray.models.pieces import InPieces, add_pointwise, by_pairs, is_pointwise, norm_and_activate, norms_by_batch
 
 
 def one_hot(codes: Tensor, dtype: torch.dtype) -> Tensor:
@@ -36,8 +38,15 @@ class Network(nn.Module):
 
     def forward(self, codes: Tensor, head: str | None = None) -> Tensor | ProfileAndCount:
         """Predict from codes uint8 [B, L] to [B, N, T], the crop cut away; `head` names one of `NamedHeads`."""
-        weight = next(self.parameters())
-        hidden = self.context(self.local(one_hot(codes, weight.dtype)))  # [B, C, L / bin]
+        return self.read_out(self.context(self.embed(codes)), head)
+
+    def embed(self, codes: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return what `local` makes of codes uint8 [B, L]: [B, C, L / bin], or one tensor per resolution."""
+        outputs: Tensor | tuple[Tensor, ...] = self.local(one_hot(codes, next(self.parameters()).dtype))
+        return outputs
+
+    def read_out(self, hidden: Tensor, head: str | None = None) -> Tensor | ProfileAndCount:
+        """Cut the crop from what `context` returned, [B, C, L / bin], and predict [B, N, T]."""
         if self.crop_bins:
             hidden = hidden[:, :, self.crop_bins : -self.crop_bins]
         predictions: Tensor = self.head(hidden) if head is None else self.head(hidden, head)
@@ -137,7 +146,7 @@ class SigmoidGELU(nn.Module):
         return hidden * torch.sigmoid(1.702 * hidden)
 
 
-class Residual(nn.Module):
+class Residual(InPieces):
     """Layers whose output is added to what came in, [B, C, N]."""
 
     def __init__(self, layers: nn.Module) -> None:
@@ -146,10 +155,14 @@ class Residual(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Add the layers' change to `hidden` [B, C, N]."""
+        if self.goes_in_pieces(hidden) and isinstance(self.layers, NormFirstConv):
+            norm, activation, conv = self.layers
+            if norms_by_batch(norm) and is_pointwise(conv):
+                return add_pointwise(hidden, norm, activation, conv)
         return hidden + self.layers(hidden)
 
 
-class NormFirstConv(nn.Sequential):
+class NormFirstConv(nn.Sequential, InPieces):
     """Batch norm, activation, convolution with a bias: [B, C_in, N] to [B, C_out, N]."""
 
     def __init__(
@@ -161,8 +174,16 @@ class NormFirstConv(nn.Sequential):
             nn.Conv1d(channels_in, channels_out, width, padding="same"),
         )
 
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the convolution of `hidden` [B, C_in, N], normed and activated."""
+        norm, activation, conv = self
+        if self.goes_in_pieces(hidden) and norms_by_batch(norm):
+            mixed: Tensor = conv(norm_and_activate(hidden, norm, activation))
+            return mixed
+        return super().forward(hidden)
 
-class AttentionPool(nn.Module):
+
+class AttentionPool(InPieces):
     """A softmax-weighted mean of every two positions, the weights per channel: [B, C, N] to [B, C, N / 2].
 
     A softmax of two is a sigmoid of their difference, and the logits are linear, so that the logits of the
@@ -173,13 +194,21 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.logits = nn.Conv1d(channels, channels, 1, bias=False)
         with torch.no_grad():
-            nn.init.dirac_(self.logits.weight).mul_(2.0)  # it starts close to a maximum
+            nn.init.eye_(self.logits.weight.squeeze(2)).mul_(2.0)  # it starts close to a maximum
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Pool `hidden` [B, C, N], N even."""
-        first, second = hidden.unflatten(2, (-1, 2)).unbind(dim=3)
-        difference = first - second
-        return second + difference * torch.sigmoid(self.logits(difference))
+        if self.goes_in_pieces(hidden) and is_pointwise(self.logits):
+            return by_pairs(
+                lambda pairs, weight: _pool(pairs, partial(F.conv1d, weight=weight)), hidden, self.logits.weight
+            )
+        return _pool(hidden, self.logits)
+
+
+def _pool(hidden: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
+    first, second = hidden.unflatten(2, (-1, 2)).unbind(dim=3)
+    difference = first - second
+    return second + difference * torch.sigmoid(logits_of(difference))
 
 
 class Pyramid(nn.Module):

@@ -15,8 +15,9 @@ from cisray.errors import InputError
 def recompute_activations(network: nn.Module, parts: Literal["local", "context", "both"]) -> None:
     """Make the blocks of a network's `local` or `context` keep their inputs only, and no activations between.
 
-    Losses and gradients stay what they were: dropout draws the same again, and running statistics move once. Names of
-    parameters stay too.
+    While a block's activations are there again, its layers that can go in pieces do, so that they are fewer. Losses
+    and gradients stay what they were, to rounding: dropout draws the same again, and running statistics move once.
+    Names of parameters stay too.
 
     Raises:
         InputError: the network has no such parts.
@@ -30,6 +31,9 @@ def recompute_activations(network: nn.Module, parts: Literal["local", "context",
             )
         for block in blocks_of(part):
             block.forward = _recomputed(block, block.forward)  # an attribute of this one module, not of its class
+            for layer in block.modules():
+                if hasattr(layer, "in_pieces"):
+                    layer.in_pieces = True  # type: ignore[assignment]  # torch says that all of a layer are tensors
 
 
 def blocks_of(part: nn.Module) -> Iterator[nn.Module]:
