@@ -65,7 +65,7 @@ def test_the_first_output_is_that_of_the_base(case):
 @given(rank=st.integers(1, 3), alpha=st.floats(0.5, 8), seed=st.integers(0, 1000))
 def test_merged_is_unmerged(name, rank, alpha, seed):
     build, targets, window_bp = CASES[name]
-    network, codes = build(), random_codes(2, window_bp)
+    network, codes = build().double(), random_codes(2, window_bp)
     base = network(codes)
     plain_names = list(network.state_dict())
     adapted = add_lora(network, rank=rank, alpha=alpha, targets=targets)
@@ -73,9 +73,9 @@ def test_merged_is_unmerged(name, rank, alpha, seed):
     expected = network(codes)
     scale = float(expected.detach().abs().max())
     assert (expected - base).abs().max() > 1e-3 * scale
-    other = build()
+    other = build().double()
     other.load_state_dict(merged_weights(network))  # strict: the names are those of the plain network
-    torch.testing.assert_close(other(codes), expected, rtol=0, atol=2e-6 * max(1, scale))
+    torch.testing.assert_close(other(codes), expected, rtol=0, atol=1e-12 * max(1, scale))
     assert torch.equal(network(codes), expected)  # which merged_weights has left as it was
     assert sorted(merge_lora(network)) == sorted(adapted)
     assert list(network.state_dict()) == plain_names

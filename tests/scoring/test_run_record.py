@@ -6,7 +6,15 @@ from cisray.errors import InputError
 from cisray.scoring.run_record import RunRecord, library_versions, machine_name, read_run, write_run
 from cisray.scoring.schema import verify
 
-RUN = {"seconds": 12.5, "rows_per_s": 80.0, "engine_s": 11.0, "engine_share": 0.93, "device": "cpu", "machine": "x", "libraries": {}}
+RUN = {
+    "seconds": 12.5,
+    "rows_per_s": 80.0,
+    "engine_s": 11.0,
+    "engine_share": 0.93,
+    "device": "cpu",
+    "machine": "x",
+    "libraries": {},
+}
 
 
 def test_a_run_stands_beside_the_table_and_is_no_part_of_it(make_scores):

@@ -121,6 +121,15 @@ def test_groups_are_those_of_comparing_every_pair(data):
         assert partition(found.group) == expected
 
 
+def test_a_length_that_allows_an_edit_is_not_searched_like_one_that_allows_none():
+    random = np.random.default_rng(0)
+    (whole,) = random_texts(random, 1, 20)
+    cut = [whole[:place] + whole[place + 1 :] for place in (3, 9, 15)]
+    others = random_texts(random, 8, 19)  # the most frequent length, of which one edit is already too many at 0.95
+    found = groups_of([whole, *cut, *others], min_identity=0.95)
+    assert partition(found.group) == {frozenset(range(4)), *(frozenset([4 + i]) for i in range(8))}
+
+
 def test_groups_do_not_depend_on_the_order_of_rows():
     random = np.random.default_rng(2)
     base = random_texts(random, 10, 60)

@@ -51,7 +51,7 @@ class Search(NamedTuple):
     shifted_seed_bp: int
     """Bases that they must share at any two positions."""
     found_in_place: float
-    """Share of pairs of median length found that differ by as many substitutions, at random places, as allowed."""
+    """Share of pairs found that differ by as many substitutions, at random places, as allowed: a mean over lengths."""
     found_shifted: float
     """The same share where gaps have moved one against the other."""
 
@@ -73,15 +73,22 @@ def find_links(
     codes = np.where(np.arange(codes.shape[1]) < lengths[:, None], codes, np.uint8(_BEYOND))
     allowed = most_edits(lengths, min_identity)
     length = int(np.median(lengths))
-    edits = int(most_edits(length, min_identity))
-    seed, shifted_seed = _seeds(codes, least=-(-(length - edits) // (edits + 1)), most=length - edits)
+    most = length - int(most_edits(length, min_identity))
+    # one base more may allow one edit more, and so ask for a seed half as long: no length is left out
+    known, counts = np.unique(lengths, return_counts=True)
+    edits = most_edits(known, min_identity)
+    seed, shifted_seed = _seeds(codes, least=int((-(-(known - edits) // (edits + 1))).min()), most=most)
     for placed in [codes, _moved(codes, lengths - codes.shape[1])][: 2 if len(np.unique(lengths)) > 1 else 1]:
         _link_in_place(links, placed, allowed, seed)
     links.join()
     _link_shifted(links, codes, lengths, shifted_seed, min_identity=min_identity)
-    return links.pairs(), Search(
-        seed, shifted_seed, _chance_of_run(length, edits, seed), _chance_of_run(length, edits, shifted_seed)
-    )
+    found = [
+        # sequences that may not differ are equal, and were found before
+        [_chance_of_run(*each, run) if each[1] else 1.0 for each in zip(known.tolist(), edits.tolist(), strict=True)]
+        for run in (seed, shifted_seed)
+    ]
+    shares = [round(float(np.average(of_lengths, weights=counts)), 6) for of_lengths in found]
+    return links.pairs(), Search(seed, shifted_seed, *shares)
 
 
 def most_edits(length: NDArray[np.int64] | int, min_identity: float) -> NDArray[np.int64]:
