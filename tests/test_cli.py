@@ -19,6 +19,7 @@ VERBS = {
     "simulate": ["DIR", "--seed"],
     "build": ["JOB.toml", "--set", "--dry-run"],
     "train": ["JOB.toml", "--set"],
+    "sweep": ["JOB.toml", "--set"],
     "models": ["published"],
     "import-weights": ["JOB.toml", "--set"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--head", "--beside", "--genes", "--ceiling", "--bigwig"],

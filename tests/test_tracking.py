@@ -271,3 +271,60 @@ os._exit(9)
     subprocess.run([sys.executable, "-c", killed], check=False)
     assert path.with_name("mlflow.db-journal").stat().st_size > 0
     assert not is_registered("none")
+
+
+def test_a_nested_run_is_made_once_and_stays_open_until_it_is_closed(store, open_run):
+    with open_run("nested") as run:
+        child = run.child("trial 0", settings={"training": {"epochs": 3}})
+        child.report(Progress("train", 20, 40, "steps", {"train.loss": 3.5}))
+        assert run.child("trial 0", settings={}).run_id == child.run_id
+        assert run.child("trial 1", settings={}).run_id != child.run_id
+        assert store.get_run(child.run_id).info.status == "RUNNING"
+        child.end()
+        ended = store.get_run(child.run_id).info.end_time
+        child.end(failure="is said too late")
+    found = store.get_run(child.run_id)
+    assert (found.info.status, found.info.end_time) == ("FINISHED", ended)
+    assert found.info.run_name == "trial 0"
+    assert found.data.tags["mlflow.parentRunId"] == run.run_id
+    assert "cisray.failure" not in found.data.tags
+    assert found.data.params == {"training.epochs": "3"}
+    assert found.data.metrics == {"train.loss": 3.5}
+
+
+def test_a_nested_run_that_failed_keeps_the_reason(store, open_run):
+    with open_run("nested failure") as run:
+        child = run.child("trial 0", settings={})
+        child.end(failure="out of memory" + "!" * 900)
+    found = store.get_run(child.run_id)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["cisray.failure"].startswith("out of memory!!")
+
+
+def test_processes_that_start_at_once_on_a_new_store_lose_nothing(tmp_path):
+    code = """
+import pathlib, sys
+from cisray.tracking import tracked_run
+number = sys.argv[1]
+with tracked_run("together", kind="sweep", out=pathlib.Path("sweep" + number), settings={}, job_path=None) as run:
+    for trial in range(5):
+        child = run.child(f"trial {trial}", settings={"number": number})
+        child.log_metrics({"value": trial, "other": 0.5})
+        child.end()
+"""
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(number)], env=environment, stderr=subprocess.PIPE)
+        for number in range(3)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = [one for one in client.search_experiments() if one.name == "together"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 3 * 6
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    values = sorted(run.data.metrics["value"] for run in runs if run.info.run_name.startswith("trial"))
+    assert values == sorted([0.0, 1.0, 2.0, 3.0, 4.0] * 3)

@@ -86,9 +86,9 @@ def is_registered(digest: str) -> bool:
 
 def _client() -> MlflowClient:
     uri = store_uri()
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     if database := _database_path(uri):
         _prepare(database, uri)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return MlflowClient(uri)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -21,16 +20,10 @@ from cisray.flows.train import train
 from cisray.scoring.engine import EngineSpec
 from cisray.scoring.manifest import ModelSource, read_manifest
 from cisray.scoring.schema import verify
+from killing import pickled, run_and_kill_driver, wait_for
 
 pytestmark = pytest.mark.ray
 MODEL = ModelSource(uri="model", digest="d")
-
-
-def wait_for(happened, *, seconds=120):
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def num_receipts(out):
@@ -58,29 +51,6 @@ def kill_a_worker_when(happened, *, title):
     thread = threading.Thread(target=act)
     thread.start()
     return thread, killed
-
-
-def run_and_kill_driver(code, happened):
-    """Run a driver with a Ray of its own and end it as soon as something has happened."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        wait_for(lambda: happened() or driver.poll() is not None)
-        assert driver.poll() is None, f"ended before it could be killed: {driver.stderr.read().decode()[-2000:]}"
-    finally:
-        driver.kill()
-        driver.wait()
-        driver.stderr.close()
-
-
-def pickled(function, job, **values):
-    """Return Python code that makes a call, its arguments pickled."""
-    return (
-        f"import pickle; from {function.__module__} import {function.__name__} as call; "
-        f"call(pickle.loads({pickle.dumps(job)!r}), **pickle.loads({pickle.dumps(values)!r}))"
-    )
 
 
 TWO_NODES = """

@@ -10,6 +10,7 @@ from cisray.cli.dataset_verbs import build, export, mine, simulate
 from cisray.cli.evaluate_verb import evaluate
 from cisray.cli.model_verbs import import_weights, models, train
 from cisray.cli.score_verbs import calibrate, report, score
+from cisray.cli.sweep_verb import sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +19,7 @@ app = typer.Typer(
     help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
 )
 
-for _verb in (simulate, build, train, models, import_weights, evaluate, mine, calibrate, score, export, report):
+for _verb in (simulate, build, train, sweep, models, import_weights, evaluate, mine, calibrate, score, export, report):
     app.command()(_verb)
 
 

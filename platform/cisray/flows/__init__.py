@@ -14,6 +14,7 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a cluster must not start another
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # said of every small machine, and into the middle of the output
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
