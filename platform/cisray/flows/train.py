@@ -110,7 +110,6 @@ def take_over(source_out: Path, job: TrainJob) -> None:
 def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
     """Raise InputError where a dataset holds what the job's network neither reads nor predicts."""
     for card in cards.values():
-        check_shift(job.training, card.geometry.margin_bp)
         if card.inputs != Inputs():
             raise InputError(
                 f"{card.name}: its rows hold more inputs than one sequence, which no network here reads; "
@@ -122,6 +121,7 @@ def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
         network = build_for(job, cards)
     for card in cards.values():
         choose(card.kind, network, job.objective.name)
+        check_shift(job.training, card.geometry.margin_bp)
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
