@@ -128,8 +128,14 @@ def predict(model, codes, *, reverse):
     codes = torch.from_numpy(np.array(codes, np.uint8))
     if reverse:
         codes = torch.tensor([3, 2, 1, 0, 4], dtype=torch.uint8)[codes.flip(0).long()]
-    values = apply_link(model.network(codes[None]), model.link, dtype=torch.float64)[0]
+    values = forward(model.network, model.link, codes.numpy().tobytes()).clone()
     return values.flip(0)[:, torch.from_numpy(model.swap)] if reverse else values
+
+
+@functools.lru_cache(maxsize=1024)  # the edits of a window have their reference in common
+def forward(network, link, codes):
+    """Run a network on the codes of one window, bytes."""
+    return apply_link(network(torch.tensor(list(codes), dtype=torch.uint8)[None]), link, dtype=torch.float64)[0]
 
 
 def full_scores(model, window, edit, *, align, strands=(False,), shifts=(0,)):

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _table import seconds_of
+from _table import Options, interleave
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +19,7 @@ from cisray.models.attention import Transformer
 from cisray.models.catalog import NetworkConfig
 from cisray.models.layers import Network
 from cisray.models.outputs import apply_link
+from cisray.scoring import narrow
 from cisray.scoring.effects import make_measure
 from cisray.scoring.engine import Engine, EngineSpec, precision_of
 from cisray.scoring.lanes import MeasureOf, Slot
@@ -31,6 +32,8 @@ FLANK_BP = 32
 SETTLED_BP = 1 << 14
 SCORES = ("log2fc", "delta_sum")
 PER_WINDOW = (1, 4, 16, 128)
+MOST_EMPTY = 1.06
+"""Rows of full batches for each variant in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class Case:
     full_batch: int
     """Windows of a full forward, a reference and an alternate of each variant."""
     is_slow: bool = False
-    """Whether windows take so long that a time per variant is put together from those of a window and of a batch."""
+    """Whether windows take so long that a time per variant is put together from those of a window and of a batch, and
+    nothing is compiled."""
 
     def build(self, device: torch.device) -> Network:
         """Build the network, with weights through which effects pass: fresh ones let deep layers fade."""
@@ -91,7 +95,7 @@ class Case:
 
 
 class FullForwards:
-    """The usual way: a reference and an alternate window for every variant, in batches."""
+    """The usual way: a reference and an alternate window for every variant, in batches of the size that is fastest."""
 
     def __init__(self, case: Case, network: Network, *, precision: str = "float32", compiled: bool = False) -> None:
         self.case = case
@@ -141,38 +145,68 @@ def some_windows(case: Case, *, per_window: int, count: int) -> list[WindowEdits
     return list(islice(case.windows(per_window=per_window), count))
 
 
-def engine_seconds(case: Case, engine: Engine, *, per_window: int) -> float:
-    """Return the engine's seconds per variant."""
+def full_batches(case: Case, per_window: int) -> list[WindowEdits]:
+    """Return the fewest windows whose variants leave no more than a few rows of the engine's batches empty."""
     room = case.batch_size - 1  # variants per batch
-    if not case.is_slow:
-        windows = some_windows(case, per_window=per_window, count=room if per_window < room else 2)
-        return seconds_of(lambda: list(engine.score(windows))) / len(variants_of(windows))
-    seconds = []
-    for batches in (1, 2):
-        windows = some_windows(case, per_window=batches * room, count=1)
-        seconds.append(seconds_of(partial(_exhaust, engine, windows)))
-    batch_s = seconds[1] - seconds[0]
-    return (seconds[0] - batch_s) / per_window + batch_s / room
+    count = 1
+    while -(-count * per_window // room) * room > MOST_EMPTY * count * per_window:
+        count += 1
+    return some_windows(case, per_window=per_window, count=count)
 
 
-def _exhaust(engine: Engine, windows: Sequence[WindowEdits]) -> None:
+def time_per_variant(case: Case, engine: Engine, full: FullForwards, options: Options) -> dict[int, float]:
+    """Return the engine's seconds per variant for each number of variants per window, and as 0 the full forwards'."""
+    if case.is_slow:
+        return _time_slow(case, engine, full, options)
+    windows = {number: full_batches(case, number) for number in PER_WINDOW}
+    variants = variants_of(windows[4][: max(1, case.full_batch // 2)])
+    runs: dict[str, Callable[[], object]] = {"0": partial(full.score, variants)}
+    runs |= {str(number): partial(exhaust, engine, each) for number, each in windows.items()}
+    seconds = interleave(runs, repeats=options.repeats)
+    amounts = {0: len(variants)} | {number: len(variants_of(each)) for number, each in windows.items()}
+    return {number: min(seconds[str(number)]) / amount for number, amount in amounts.items()}
+
+
+def _time_slow(case: Case, engine: Engine, full: FullForwards, options: Options) -> dict[int, float]:
+    """Put the seconds per variant together from those of a reference alone and of one batch of alternates beside it."""
+    room = case.batch_size - 1
+    (window,) = some_windows(case, per_window=room, count=1)
+    runs = {
+        "full": partial(full.score, variants_of([window])[:1]),
+        "reference": partial(exhaust, engine, [window._replace(edits=())]),
+        "both": partial(exhaust, engine, [window]),
+    }
+    seconds = {name: min(each) for name, each in interleave(runs, repeats=options.repeats, warm_up=False).items()}
+    reference_s = seconds["reference"]
+    batch_s = seconds["both"] - reference_s
+    return {0: seconds["full"]} | {number: reference_s / number + batch_s / room for number in PER_WINDOW}
+
+
+def exhaust(engine: Engine, windows: Sequence[WindowEdits]) -> None:
+    """Score windows, and keep nothing."""
     for _ in engine.score(windows):
         pass
 
 
-def largest_differences(case: Case, engine: Engine, full: FullForwards, *, variants: int) -> dict[str, float]:
-    """Return per score how far both ways lie apart at most, as a share of the largest score.
+def differences(case: Case, engine: Engine, full: FullForwards, *, variants: int) -> dict[str, float]:
+    """Return per score the largest, and as shares of it how far both ways lie apart at most.
 
-    Where windows are quick, beside it how far the full forwards lie from those of float64: their own rounding.
+    Where windows are short, also how far each lies from full forwards in float64: its own rounding.
     """
     windows = some_windows(case, per_window=variants, count=1)
     wanted = full.score(variants_of(windows))
     (found,) = engine.score(windows)
-    shares = {name: _share(found.values[name], values) for name, values in wanted.items()}
-    if not case.is_slow:
+    shares = {}
+    exactly = {}
+    if case.geometry.window_bp <= SETTLED_BP:
         exact = FullForwards(case, copy.deepcopy(full.network).double(), precision="float64")
         exactly = exact.score(variants_of(windows))
-        shares |= {f"{name}.of_full_forwards": _share(wanted[name], values) for name, values in exactly.items()}
+    for name, values in wanted.items():
+        shares[f"{name}.largest"] = float(np.abs(values).max())
+        shares[f"{name}.largest_relative_difference"] = _share(found.values[name], values)
+        if exactly:
+            shares[f"{name}.engine_from_float64"] = _share(found.values[name], exactly[name])
+            shares[f"{name}.full_forwards_from_float64"] = _share(values, exactly[name])
     return shares
 
 
@@ -180,11 +214,29 @@ def _share(values: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(values - wanted).max() / np.abs(wanted).max())
 
 
-def count_flop(case: Case) -> tuple[int, int, int]:
-    """Count the operations of a full forward, of a reference, and of an alternate, null variants shared among them."""
-    network = case.build(torch.device("cpu"))
+class Flop(NamedTuple):
+    """Operations."""
+
+    full: int
+    """Of a full forward."""
+    reference: int
+    alternate: int
+    """As the engine computes it, a share of the null variant's among it."""
+    anew: int
+    """The same, were convolutions made anew at every position that changes: the engine convolves differences, which
+    stand at fewer."""
+
+    def ratio(self, per_window: int, *, anew: bool) -> float:
+        """Return how many times the engine's operations two full forwards per variant take."""
+        alternate = self.anew if anew else self.alternate
+        return 2 * self.full * per_window / (self.reference + per_window * alternate)
+
+
+def count_flop(case: Case, network: Network) -> Flop:
+    """Count operations while a window and a batch are computed, not compiled."""
     lane = case.engine(network)._lanes[0]
     counted = []
+    spared = []
 
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **settings: Any) -> Any:
@@ -195,13 +247,23 @@ def count_flop(case: Case) -> tuple[int, int, int]:
 
         return run
 
+    def widened_by(conv: nn.Conv1d, run: narrow.Narrow) -> narrow.Narrow:
+        made = inner(conv, run)
+        spared.append(2 * (made.width - run.width) * len(run.starts) * conv.weight.numel())
+        return made
+
     lane.trunk.references = counting(lane.trunk.references)  # type: ignore[method-assign]
     lane.trunk.alternates = counting(lane.trunk.alternates)  # type: ignore[method-assign]
     (window,) = some_windows(case, per_window=case.batch_size - 1, count=1)
-    with torch.inference_mode():
-        lane.add(Slot(window, passes=1))
-        lane.flush()
-        with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, case.geometry.window_bp, dtype=torch.uint8))
+    inner, narrow._widened_by = narrow._widened_by, widened_by
+    try:
+        with torch.inference_mode():
+            lane.add(Slot(window, passes=1))
+            lane.flush()
+            with FlopCounterMode(display=False) as counter:
+                network(torch.zeros(1, case.geometry.window_bp, dtype=torch.uint8))
+    finally:
+        narrow._widened_by = inner
     reference, batch = counted
-    return counter.get_total_flops(), reference, batch // (case.batch_size - 1)
+    room = case.batch_size - 1
+    return Flop(counter.get_total_flops(), reference, batch // room, (batch + sum(spared)) // room)

@@ -34,6 +34,8 @@ WINDOW = window_of("GGG" + "ACGTTCAA" + "TTC", flank_bp=3)
         (edit_of(2, 0, "CC"), "right", "CCGTTCAA"),  # or at the left
         (edit_of(7, 0, "CCC"), "left", "ACGTTCAC"),  # some of them at once
         (edit_of(0, 1, "CCG"), "right", "GCGTTCAA"),
+        (edit_of(0, 0, "CC"), "right", "ACGTTCAA"),  # all of them
+        (edit_of(0, 0, "CC"), "left", "CCACGTTC"),
         (edit_of(2, 3, "G"), "left", "ACGCAATT"),
     ],
 )
@@ -59,7 +61,7 @@ def test_outside_of_its_own_bases_an_alternate_is_the_reference_moved(data):
     window = WindowEdits(0, bases.astype(np.uint8), flank, ())
     reading = Pass(data.draw(st.integers(-2, 2)), reverse=data.draw(st.booleans()))
     removed = data.draw(st.integers(0, 4))
-    start = data.draw(st.integers(2, length - 3 - max(removed, 1)))
+    start = data.draw(st.integers(2 * (reading.shift_bp > 0), length - 3 - max(removed, 1)))
     edit = PlacedEdit(start, removed, np.array(data.draw(st.lists(st.integers(0, 3), max_size=4)), np.uint8), ANY)
     alternate = lay(window, edit, reading, anchor=data.draw(st.sampled_from(["left", "right"])))
     frame = frame_of(window, reading)

@@ -17,7 +17,7 @@ from cisray.geometry import Geometry
 from cisray.scoring.passes import Pass, frame_of, lay, unchanged
 from cisray.scoring.patches import Reference, Row
 from cisray.scoring.tails import Bins, cut_bins
-from cisray.scoring.trunks import Trunk, reference_rows
+from cisray.scoring.trunks import Trunk
 from cisray.scoring.windows import PlacedEdit, WindowEdits
 
 MeasureOf = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, Tensor]]
@@ -63,6 +63,8 @@ class LaneSpec(NamedTuple):
     """What all lanes of an engine have in common."""
 
     batch_size: int
+    reference_rows: int
+    """Windows whose references are predicted at once."""
     indel_align: IndelAlign
     geometry: Geometry
     nulls: bool
@@ -85,7 +87,7 @@ class Lane:
     def add(self, slot: Slot) -> None:
         """Let a window enter."""
         self._arriving.append(slot)
-        if len(self._arriving) >= reference_rows(self.spec.batch_size, self.spec.geometry.window_bp):
+        if len(self._arriving) >= self.spec.reference_rows:
             self._predict_references()
             for waiting in self._waiting.values():
                 while sum(len(job.rows) for job in waiting) >= self.spec.batch_size:

@@ -30,6 +30,8 @@ HEADS = TrackHead | NamedHeads | ExponentialLinearHead
 """Heads that predict each position from it alone."""
 CONSTANT = nn.Identity | nn.Dropout
 """Layers that, in evaluation, do nothing."""
+VALUES_AT_ONCE = 1 << 18
+"""What a product on a CPU makes at once: memory of 1 MB is used again, where more is asked of the system each time."""
 
 
 class Narrow(NamedTuple):
@@ -185,7 +187,7 @@ def _activated(activation: Callable[[Tensor], Tensor], narrow: Narrow, beside: B
     reference, values = reference.to(whole), narrow.values.to(whole)
     if activation is F.relu or isinstance(activation, nn.ReLU):
         # the same without rounding: max(d, -r) + min(r, 0)
-        values = torch.maximum(values, -reference).add_(reference.clamp_(max=0))
+        values = torch.maximum(values, reference.neg_()).sub_(reference.clamp_(min=0))
     else:
         values = activation(reference + values) - activation(reference)
     return _inside(narrow._replace(values=values))
@@ -197,15 +199,18 @@ def _widened_by(conv: nn.Conv1d, narrow: Narrow) -> Narrow:
     width, taps = narrow.width, conv.kernel_size[0]
     length = narrow.length + sum(_padding(conv)) - spread
     starts = narrow.starts + before - spread
-    made = F.linear(narrow.values, conv.weight.permute(2, 0, 1).flatten(0, 1))  # [B, W, taps * C]
+    weight = conv.weight.permute(2, 0, 1).flatten(0, 1)  # [taps * C_out, C_in]
     if taps == 1:
-        return Narrow(made, starts, length)
-    made = made.unflatten(2, (taps, -1))
-    whole = torch.promote_types(made.dtype, torch.float32)
-    values = made.new_zeros((len(made), width + spread, conv.out_channels), dtype=whole)
-    for tap in range(taps):
-        place = spread - tap * conv.dilation[0]
-        values[:, place : place + width] += made[:, :, tap]
+        return Narrow(F.linear(narrow.values, weight), starts, length)
+    whole = torch.promote_types(narrow.values.dtype, torch.float32)
+    values = narrow.values.new_zeros((len(starts), width + spread, conv.out_channels), dtype=whole)
+    at_once = max(1, VALUES_AT_ONCE // (width * len(weight))) if values.device.type == "cpu" else len(starts)
+    for first in range(0, len(starts), at_once):
+        rows = slice(first, first + at_once)
+        made = F.linear(narrow.values[rows], weight).unflatten(2, (taps, -1))
+        for tap in range(taps):
+            place = spread - tap * conv.dilation[0]
+            values[rows, place : place + width] += made[:, :, tap]
     return _inside(Narrow(values, starts, length))
 
 

@@ -108,7 +108,10 @@ def lay(window: WindowEdits, edit: PlacedEdit, reading: Pass, *, anchor: str = "
             f"window at {window.window_start}: an edit of {removed} bp for {inserted} bp draws in more bases than its "
             f"flanks of {window.flank_bp} bp hold; give flanks of the largest shift and the longest indel together"
         )
-    kept = edit.inserted[: window_bp - num_left] if anchor == "left" else edit.inserted[num_right - window_bp :]
+    if anchor == "left":
+        kept = edit.inserted[: window_bp - num_left]
+    else:
+        kept = edit.inserted[max(0, inserted - (window_bp - num_right)) :]
     codes = np.concatenate([before[len(before) - num_left :], kept, after[:num_right]])
     alternate = Alternate(codes, num_left, num_left + len(kept), *shifts)
     return alternate.turned() if reading.reverse else alternate

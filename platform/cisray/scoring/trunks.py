@@ -5,7 +5,7 @@ of finite reach too, only the bins that an edit reaches are made anew behind `lo
 and head run whole. Any other network runs whole on every alternate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -24,10 +24,10 @@ from cisray.scoring.patches import Patched, Reference, Row, assemble, changed_bp
 from cisray.scoring.readout import Readout
 from cisray.scoring.tails import Bins, PointwiseTail, cut_bins, tail_of
 
-REFERENCE_BP = 1 << 18
+REFERENCE_BP_CPU, REFERENCE_BP_GPU = 1 << 13, 1 << 18
 """Bases that a forward of references reads at most, so that short windows fill a processor and long ones fit in it."""
-VALUES_AT_ONCE_CPU = 1 << 19
-"""Hidden values of a layer that are followed at once on a CPU: 2 MB of float32 stay in its caches."""
+VALUES_AT_ONCE_CPU = 1 << 20
+"""Hidden values of a layer that are followed at once on a CPU: 4 MB of float32, which its caches hold."""
 MOST_NARROW = 0.7
 """Share of all positions, as a mean over the convolutions, from which on the whole context costs no more."""
 
@@ -120,19 +120,27 @@ class PatchTrunk:
         windows = [frame.window() for frame in frames]
         windows += windows[:1] * ((self.compiled_rows[0] if self.compiled_rows else 0) - len(windows))
         outputs = self.embed(torch.from_numpy(np.stack(windows)))
-        kept: list[Tensor] = []
         if self._is_narrow(1, outputs[0].shape[2]):
-            assert self.tail is not None
+            return self._recorded(frames, outputs, reverse=reverse)
+        predictions = self.readout(read_out(self.network, self._run_head, self._context(outputs)), reverse=reverse)
+        return [
+            Reference(frame, tuple(level[index] for level in outputs), values)
+            for index, (frame, values) in enumerate(zip(frames, predictions, strict=False))  # some may fill the shape
+        ]
+
+    def _recorded(self, frames: Sequence[Frame], outputs: tuple[Tensor, ...], *, reverse: bool) -> list[Reference]:
+        """Predict windows from what `local` made of them, and keep what is read beside their alternates."""
+        assert self.tail is not None
+        local = outputs[0][: len(frames)]
+        references: list[Reference] = []
+        for some in _pieces(len(local), local[0].numel(), self.device):
+            kept: list[Tensor] = []
             with autocast_of(self.precision, self.device):
-                hidden = narrow.record(self.network.context, outputs[0].mT.contiguous(), kept)
-            read = self.tail.record(hidden, kept)
-        else:
-            read = read_out(self.network, self._run_head, self._context(outputs))
-        predictions = self.readout(read, reverse=reverse)
-        references = []
-        for index, (frame, values) in enumerate(zip(frames, predictions, strict=False)):  # some may fill the shape
-            references.append(Reference(frame, tuple(level[index] for level in outputs), values))
-            references[-1].kept = kept, index
+                hidden = narrow.record(self.network.context, local[some].mT.contiguous(), kept)
+            predictions = self.readout(self.tail.record(hidden, kept), reverse=reverse)
+            for index, frame in enumerate(frames[some]):
+                references.append(Reference(frame, (local[some][index],), predictions[index]))
+                references[-1].kept = kept, index
         return references
 
     def is_narrow(self, row: Row) -> bool:
@@ -163,10 +171,9 @@ class PatchTrunk:
         num_bins = rows[0].reference.outputs[0].shape[1]
         width = self._touched_bins(changed_bp(rows), num_bins)
         changed = _added_by_patches(rows, patched, width)
-        at_once = self._rows_at_once(changed)
+        widest = narrow.widened(self.network.context, width, num_bins, [])
         made = []
-        for first in range(0, len(rows), at_once):
-            some = slice(first, first + at_once)
+        for some in _pieces(len(rows), widest * changed.values.shape[2], self.device):
             kept = narrow.beside_rows([row.reference.kept for row in rows[some]])
             assert self.tail is not None
             with autocast_of(self.precision, self.device):
@@ -176,13 +183,6 @@ class PatchTrunk:
             read = Bins(bins.starts[some], bins.width)
             made.append(self.tail.widen(through, kept, predictions, read, self.readout, reverse=reverse))
         return torch.cat(made)
-
-    def _rows_at_once(self, changed: Narrow) -> int:
-        """Return how many rows are followed together."""
-        if self.device.type != "cpu":
-            return len(changed.values)
-        width = narrow.widened(self.network.context, changed.width, changed.length, [])
-        return max(1, VALUES_AT_ONCE_CPU // (width * changed.values.shape[2]))
 
     def _context(self, outputs: tuple[Tensor, ...]) -> Tensor:
         with autocast_of(self.precision, self.device):
@@ -205,6 +205,13 @@ class PatchTrunk:
             width = narrow.widened(self.network.context, self._touched_bins(length_bp, num_bins), num_bins, widths)
             self._pays[key] = sum([*widths, width]) <= MOST_NARROW * num_bins * (len(widths) + 1)
         return self._pays[key]
+
+
+def _pieces(rows: int, values: int, device: torch.device) -> Iterator[slice]:
+    """Cut rows of so many hidden values into those that are computed together."""
+    at_once = max(1, VALUES_AT_ONCE_CPU // values) if device.type == "cpu" else rows
+    for first in range(0, rows, at_once):
+        yield slice(first, min(first + at_once, rows))
 
 
 def _added_by_patches(rows: Sequence[Row], patched: Sequence[Patched], width: int) -> Narrow:
@@ -232,9 +239,10 @@ def trunk_of(
     return WholeTrunk(network, readout, device=device, precision=precision)
 
 
-def reference_rows(batch_size: int, window_bp: int) -> int:
+def reference_rows(batch_size: int, window_bp: int, device: torch.device) -> int:
     """Return how many windows' references are predicted at once."""
-    return max(1, min(batch_size, REFERENCE_BP // window_bp))
+    most = REFERENCE_BP_CPU if device.type == "cpu" else REFERENCE_BP_GPU
+    return max(1, min(batch_size, most // window_bp))
 
 
 def read_out(network: Network, head: Callable[..., Any], hidden: Tensor) -> Any:
