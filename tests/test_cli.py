@@ -346,7 +346,7 @@ def test_a_report_of_a_wrong_folder_says_what_it_takes(refused, tmp_path, bundle
     for folder in (tmp_path, tmp_path / "nowhere"):
         message = refused("report", folder)
         assert f"{folder}: neither a dataset (card.json), nor an evaluation" in message
-        assert "give a folder that build, evaluate or score made" in message
+        assert "give a folder that build, evaluate, score or sweep made" in message
 
 
 def test_a_genome_is_not_simulated_over_something(refused, simulated, bytes_of):
