@@ -8,6 +8,7 @@ from torch import nn
 from cisray.models.basenji2018 import DenseDilated
 from cisray.models.bpnet import DilatedLayer
 from cisray.models.layers import DilatedResidual, Residual
+from cisray.scoring import narrow
 from cisray.scoring.narrow import Narrow, added, beside_rows, is_narrow, reads_neighbours, record, widen, widened
 
 CHANNELS = 3
@@ -37,12 +38,13 @@ LAYERS = st.one_of(
     length=st.integers(60, 70),
     width=st.integers(1, 6),
     starts=st.lists(st.integers(0, 54), min_size=3, max_size=3),
+    few_channels=st.sampled_from([0, 99]),
     seed=st.integers(0, 3),
 )
 @settings(deadline=None, max_examples=80)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @torch.no_grad()
-def test_what_changed_made_anew_is_what_the_whole_gives(layers, length, width, starts, seed):
+def test_what_changed_made_anew_is_what_the_whole_gives(layers, length, width, starts, few_channels, seed):
     torch.manual_seed(seed)
     stack = nn.Sequential(*layers).double().eval()
     for parameter in stack.parameters():
@@ -59,7 +61,9 @@ def test_what_changed_made_anew_is_what_the_whole_gives(layers, length, width, s
     torch.testing.assert_close(outputs.mT, stack(references), rtol=0, atol=1e-9)
     one, other = kept, list(kept)  # two recordings, as of windows that were not predicted together
     rows = beside_rows([(one, 0), (other, 1), (one, 0)])
-    found = widen(stack, Narrow(added_values, np.array(starts), length), rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(narrow, "FEW_CHANNELS", few_channels)
+        found = widen(stack, Narrow(added_values, np.array(starts), length), rows)
     assert found.length == outputs.shape[1]
     zeros = np.zeros(3, np.int64)
     whole = added(Narrow(outputs[which].clone(), zeros, found.length), found)

@@ -60,5 +60,6 @@ def test_bins_predicted_from_what_changed_are_those_of_the_whole(name, reverse):
         rows = beside_rows([(kept, 0), (kept, 1), (kept, 1)])
         changed = Narrow(change.clone(), starts, lost)
         of_rows = [predictions[row] for row in (0, 1, 1)]
-        found = tail.widen(changed, rows, of_rows, bins, readout, reverse=reverse)
+        found = torch.full((3, bins.width, 3), torch.nan, dtype=torch.float64)
+        tail.widen(changed, rows, of_rows, bins, readout, found, reverse=reverse)
         torch.testing.assert_close(found, cut_bins(list(expected), bins), rtol=1e-9, atol=1e-12)

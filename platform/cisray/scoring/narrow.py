@@ -30,6 +30,8 @@ HEADS = TrackHead | NamedHeads | ExponentialLinearHead
 """Heads that predict each position from it alone."""
 CONSTANT = nn.Identity | nn.Dropout
 """Layers that, in evaluation, do nothing."""
+FEW_CHANNELS = 32
+"""Below so many channels, sums over positions of one channel are faster than over channels of one position."""
 VALUES_AT_ONCE = 1 << 18
 """What a product on a CPU makes at once: memory of 1 MB is used again, where more is asked of the system each time."""
 
@@ -203,11 +205,15 @@ def _widened_by(conv: nn.Conv1d, narrow: Narrow) -> Narrow:
     if taps == 1:
         return Narrow(F.linear(narrow.values, weight), starts, length)
     whole = torch.promote_types(narrow.values.dtype, torch.float32)
-    values = narrow.values.new_zeros((len(starts), width + spread, conv.out_channels), dtype=whole)
+    values = narrow.values.new_zeros((len(starts), conv.out_channels, width + spread), dtype=whole)
+    along = conv.out_channels < FEW_CHANNELS  # sums then run along the positions
+    values = values.mT if along else values.view(len(starts), width + spread, conv.out_channels)
     at_once = max(1, VALUES_AT_ONCE // (width * len(weight))) if values.device.type == "cpu" else len(starts)
     for first in range(0, len(starts), at_once):
         rows = slice(first, first + at_once)
-        made = F.linear(narrow.values[rows], weight).unflatten(2, (taps, -1))
+        read = narrow.values[rows]
+        made = (weight @ read.mT).mT if along else F.linear(read, weight)
+        made = made.unflatten(2, (taps, -1))
         for tap in range(taps):
             place = spread - tap * conv.dilation[0]
             values[rows, place : place + width] += made[:, :, tap]

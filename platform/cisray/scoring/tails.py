@@ -55,10 +55,11 @@ class PointwiseTail:
         predictions: Sequence[Tensor],
         bins: Bins,
         readout: Readout,
+        found: Tensor,
         *,
         reverse: bool,
-    ) -> Tensor:
-        """Predict the bins that scores read, [B, n, T]: those that changed anew, the others as the reference's."""
+    ) -> None:
+        """Predict into `found` [B, n, T] the bins that scores read: what changed anew, the rest as the reference's."""
         length = changed.length - 2 * self.crop_bins
         changed = Narrow(changed.values, changed.starts - self.crop_bins, length)
         read = bins.as_read(length, reverse=reverse)
@@ -67,14 +68,12 @@ class PointwiseTail:
         hidden = next(kept).run(starts, width).to(changed.values.dtype)
         made = readout(self._outputs(narrow.added(Narrow(hidden, starts, length), changed).values), reverse=reverse)
         if width == bins.width:
-            return made
-        whole = torch.stack(
-            [each.mT[:, start : start + bins.width] for each, start in zip(predictions, bins.starts, strict=True)]
-        ).mT
+            found.copy_(made)
+            return
         for row, first in enumerate((starts - firsts).tolist()):
+            found[row] = predictions[row][bins.starts[row] : bins.starts[row] + bins.width]
             offset = bins.width - first - width if reverse else first
-            whole[row, offset : offset + width] = made[row]
-        return whole
+            found[row, offset : offset + width] = made[row]
 
     def _outputs(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -104,10 +103,11 @@ class ProfileTail:
         predictions: Sequence[Tensor],
         bins: Bins,
         readout: Readout,
+        found: Tensor,
         *,
         reverse: bool,
-    ) -> Tensor:
-        """Predict the bins that scores read, [B, n, T]."""
+    ) -> None:
+        """Predict into `found` [B, n, T] the bins that scores read."""
         head, length = self.head, self.head.num_bins
         values = changed.values.to(head.counts.weight.dtype)
         zeros = np.zeros_like(changed.starts)
@@ -120,7 +120,8 @@ class ProfileTail:
             Narrow(logits.values, logits.starts - crop, length),
         )
         log_counts = next(kept).run(zeros, 1)[:, 0].to(readout.dtype) + added_counts
-        return cut_bins(list(readout(ProfileAndCount(profile.values, log_counts), reverse=reverse)), bins)
+        made = readout(ProfileAndCount(profile.values, log_counts), reverse=reverse)
+        found.copy_(cut_bins(list(made), bins))
 
     def _cropped(self, profile: Tensor) -> Tensor:
         crop = (profile.shape[1] - self.head.num_bins) // 2

@@ -172,7 +172,8 @@ class PatchTrunk:
         width = self._touched_bins(changed_bp(rows), num_bins)
         changed = _added_by_patches(rows, patched, width)
         widest = narrow.widened(self.network.context, width, num_bins, [])
-        made = []
+        first = rows[0].reference.predictions
+        found = first.new_empty((len(rows), first.shape[1], bins.width)).mT
         for some in _pieces(len(rows), widest * changed.values.shape[2], self.device):
             kept = narrow.beside_rows([row.reference.kept for row in rows[some]])
             assert self.tail is not None
@@ -181,8 +182,8 @@ class PatchTrunk:
                 through = narrow.widen(self.network.context, through, kept)
             predictions = [row.reference.predictions for row in rows[some]]
             read = Bins(bins.starts[some], bins.width)
-            made.append(self.tail.widen(through, kept, predictions, read, self.readout, reverse=reverse))
-        return torch.cat(made)
+            self.tail.widen(through, kept, predictions, read, self.readout, found[some], reverse=reverse)
+        return found
 
     def _context(self, outputs: tuple[Tensor, ...]) -> Tensor:
         with autocast_of(self.precision, self.device):
