@@ -22,7 +22,7 @@ from cisray.flows.score_job import ScoreJob
 from cisray.genome.genes import Gene, GenePart, Genes, read_genes
 from cisray.genome.reference import Reference
 from cisray.genome.variants import Variant
-from cisray.scoring.alleles import SCORED, Edit, Flag
+from cisray.scoring.alleles import Edit, Flag
 from cisray.scoring.calibration import Calibration, read_calibration
 from cisray.scoring.effects import USUAL_SCORES, make_measure, resolve_scores
 from cisray.scoring.engine import TOLERANCES, Engine, Scored
@@ -125,14 +125,14 @@ class Scorer:
         found = self._run(placed)
         scored = np.flatnonzero(placed.window >= 0)
         first_masks = self._first_masks(placed, scored)
+        matrices = self._values(placed, scored, found, first_masks, self._names)
         table = build_rows(
             planned,
             placed.statuses,
-            self._scored_rows(placed, scored, found, first_masks),
+            self._scored_rows(placed, scored, matrices),
             tracks=self._tracks,
             storage=self.job.storage,
         )
-        matrices = self._values(placed, scored, found, first_masks, self._names)
         facts = {
             "counts": dict(Counter(status.value for status in placed.statuses)),
             "noise_floor": self._engine.noise_floor,
@@ -145,7 +145,7 @@ class Scorer:
             "last": max(variant.record_index for variant in variants),
         }
         if self._genes is not None:
-            genes = self._gene_rows(placed, scored, found, variants, contigs)
+            genes = self._gene_rows(placed, scored, found, first_masks, variants, contigs)
             facts |= self._write_genes(genes, f"{GENES_DIR}/{Path(values['planned']).name}")
         return table, facts
 
@@ -223,13 +223,12 @@ class Scorer:
         return values
 
     def _scored_rows(
-        self, placed: Placed, scored: NDArray[np.intp], found: Found, places: NDArray[np.int64]
+        self, placed: Placed, scored: NDArray[np.intp], values: Mapping[str, NDArray[np.float32]]
     ) -> ScoredRows:
         normals = [normal for row in scored if (normal := placed.normals[row]) is not None]
         flags = placed.flags[scored].copy()
         if self._stitched:
             flags[(flags & int(Flag.INDEL)) != 0] |= int(Flag.INDEL_STITCHED)
-        values = self._values(placed, scored, found, places, self._names)
         quantiles = {}
         if self._calibration is not None:
             quantiles = {
@@ -253,11 +252,11 @@ class Scorer:
         placed: Placed,
         scored: NDArray[np.intp],
         found: Found,
+        first_masks: NDArray[np.int64],
         variants: Sequence[Variant],
         contigs: Sequence[str | None],
     ) -> pa.Table:
         """Return a row for every gene in the window of every scored row."""
-        first_masks = self._first_masks(placed, scored)
         rows: list[int] = []
         places: list[int] = []
         columns: dict[str, list[Any]] = {name: [] for name in GENE_COLUMNS}
@@ -305,8 +304,3 @@ class Scorer:
 def tolerance_of(job: ScoreJob) -> float:
     """Return how far full forwards may lie from what is found, as a share of the largest score."""
     return job.engine.tolerance or TOLERANCES[job.engine.precision]
-
-
-def has_scores(counts: Mapping[str, int]) -> int:
-    """Return the rows that have scores, of counts per status."""
-    return sum(count for status, count in counts.items() if status in SCORED)
