@@ -191,22 +191,19 @@ def exhaust(engine: Engine, windows: Sequence[WindowEdits]) -> None:
 def differences(case: Case, engine: Engine, full: FullForwards, *, variants: int) -> dict[str, float]:
     """Return per score the largest, and as shares of it how far both ways lie apart at most.
 
-    Where windows are short, also how far each lies from full forwards in float64: its own rounding.
+    And how far each lies from full forwards in float64: its own rounding.
     """
     windows = some_windows(case, per_window=variants, count=1)
     wanted = full.score(variants_of(windows))
     (found,) = engine.score(windows)
     shares = {}
-    exactly = {}
-    if case.geometry.window_bp <= SETTLED_BP:
-        exact = FullForwards(case, copy.deepcopy(full.network).double(), precision="float64")
-        exactly = exact.score(variants_of(windows))
+    exact = FullForwards(case, copy.deepcopy(full.network).double(), precision="float64")
+    exactly = exact.score(variants_of(windows))
     for name, values in wanted.items():
         shares[f"{name}.largest"] = float(np.abs(values).max())
         shares[f"{name}.largest_relative_difference"] = _share(found.values[name], values)
-        if exactly:
-            shares[f"{name}.engine_from_float64"] = _share(found.values[name], exactly[name])
-            shares[f"{name}.full_forwards_from_float64"] = _share(values, exactly[name])
+        shares[f"{name}.engine_from_float64"] = _share(found.values[name], exactly[name])
+        shares[f"{name}.full_forwards_from_float64"] = _share(values, exactly[name])
     return shares
 
 

@@ -6,6 +6,7 @@ import torch
 
 from cisray.datasets.transforms import Transforms
 from cisray.errors import InputError
+from cisray.scoring import patches, trunks
 from cisray.scoring.engine import Engine, EngineSpec
 from engine_cases import CONFIGS, NUM_TRACKS, engine_of, full_scores, measure, model_of, windows_of
 
@@ -45,6 +46,22 @@ def test_every_network_scores_as_full_forwards_do(name):
     assert largest > 1e-3
     assert set(engine.noise_floor) == {"delta_sum", "l2"}
     assert engine.noise_floor["delta_sum"] < 1e-12 * max(1, largest)
+
+
+@pytest.mark.parametrize("name", ["enformer", "borzoi"])
+def test_patches_beside_those_of_the_reference_score_as_full_forwards_do(name, monkeypatch):
+    made = []
+
+    def embed_unchanged(*settings):
+        made.append(patches.embed_unchanged(*settings))
+        return made[-1]
+
+    monkeypatch.setattr(trunks, "SHORT_PATCHES", 0)
+    monkeypatch.setattr(trunks, "embed_unchanged", embed_unchanged)
+    (window,) = windows_of(model_of(name).geometry, num_windows=1)
+    (found,) = score_all(engine_of(name, strands="both"), [window])
+    assert_equal_scores(found, expected_scores(name, window, align="stitch", strands=(False, True)))
+    assert any(each is not None for batch in made for each in batch)
 
 
 @pytest.mark.parametrize("align", ["none", "stitch", "ref_coords"])

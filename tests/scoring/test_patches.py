@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from cisray.models.layers import one_hot
 from cisray.models.reach import reach_of
-from cisray.scoring.passes import Pass, frame_of, lay
-from cisray.scoring.patches import Reference, Row, assemble, changed_bp, embed_patches
+from cisray.scoring.passes import Pass, frame_of, lay, unchanged
+from cisray.scoring.patches import Reference, Row, assemble, changed_bp, embed_patches, embed_unchanged
 from cisray.scoring.windows import PlacedEdit
 from engine_cases import FLANK_BP, model_of, windows_of
 
@@ -48,7 +48,9 @@ def test_outputs_put_together_are_those_of_the_whole_alternate(name, data):
         removed, inserted = data.draw(st.sampled_from([(1, 1), (3, 3), (1, 0), (4, 1), (0, 1), (1, 7)]))
         start = data.draw(st.sampled_from([0, 1, window_bp // 3, window_bp - 5]) | st.integers(0, window_bp - 5))
         rows.append(local.row(start, removed, inserted, anchor=data.draw(st.sampled_from(["left", "right"]))))
-    found = assemble(rows, embed_patches(rows, local.reaches, local), local.reaches, local)
+    patched = embed_patches(rows, local.reaches, local)
+    before = data.draw(st.sampled_from([embed_unchanged(rows, local.reaches, local), [None, None]]))
+    found = assemble(rows, patched, before, local.reaches, local)
     expected = local(torch.from_numpy(np.stack([row.alternate.codes for row in rows])))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -58,9 +60,36 @@ def test_a_substitution_reads_only_its_patch():
     local = Local("basenji2")
     rows = [local.row(start, 1, 1) for start in (100, 500)]
     local.bases.clear()
-    assemble(rows, embed_patches(rows, local.reaches, local), local.reaches, local)
+    assemble(rows, embed_patches(rows, local.reaches, local), [None, None], local.reaches, local)
     assert len(local.bases) == 1  # both in one call
     assert local.bases[0] < 1024 / 4
+
+
+def test_an_error_that_patches_have_in_common_falls_out_of_a_substitution():
+    local = Local("basenji2")
+
+    def rounded_otherwise(codes):
+        return tuple(level + (codes.shape[1] < 1024) for level in local(codes))
+
+    rows = [local.row(500, 1, 1)]
+    patched = embed_patches(rows, local.reaches, rounded_otherwise)
+    (expected,) = local(torch.from_numpy(rows[0].alternate.codes[None]))
+    (alone,) = assemble(rows, patched, [None], local.reaches, rounded_otherwise)
+    assert (alone - expected).abs().max() > 0.99
+    before = embed_unchanged(rows, local.reaches, rounded_otherwise)
+    (beside,) = assemble(rows, patched, before, local.reaches, rounded_otherwise)
+    torch.testing.assert_close(beside, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_indels_and_null_variants_are_patched_alone():
+    local = Local("basenji2")
+    substitution, deletion = local.row(500, 1, 1), local.row(400, 3, 1)
+    null = Row(substitution.reference, unchanged(substitution.reference.frame, substitution.alternate))
+    rows = [deletion, substitution, null]
+    assert [each is None for each in embed_unchanged(rows, local.reaches, local)] == [True, False, True]
+    local.bases.clear()
+    assert embed_unchanged([deletion, null], local.reaches, local) == [None, None]
+    assert not local.bases
 
 
 def test_a_shifted_window_is_read_once_for_all_indels_of_a_length():
@@ -69,9 +98,9 @@ def test_a_shifted_window_is_read_once_for_all_indels_of_a_length():
     second = Row(first.reference, local.row(900, 2, 0).alternate)
     patched = embed_patches([first, second], local.reaches, local)
     local.bases.clear()
-    assemble([first, second], patched, local.reaches, local)
+    assemble([first, second], patched, [None, None], local.reaches, local)
     assert len(local.bases) == 1
-    assemble([second], patched[1:], local.reaches, local)
+    assemble([second], patched[1:], [None], local.reaches, local)
     assert len(local.bases) == 1
 
 

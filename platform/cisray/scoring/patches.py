@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cisray.models.reach import Patch, Reach, patch_around
-from cisray.scoring.passes import Alternate, Frame
+from cisray.scoring.passes import Alternate, Frame, unchanged
 
 PARTS = 16
 """A shifted window is read from one of so many places on."""
@@ -77,20 +77,50 @@ def embed_patches(rows: Sequence[Row], reaches: tuple[Reach, ...], embed: Embed)
     return [each for each in made if each is not None]
 
 
+def embed_unchanged(rows: Sequence[Row], reaches: tuple[Reach, ...], embed: Embed) -> list[Patched | None]:
+    """Make the reference's bins anew where an edit moves no base, as `embed_patches` makes its alternate's.
+
+    A patch is rounded otherwise than a window, by more than what a small effect leaves of it; two patches of one shape
+    are rounded alike. Null variants go without, and so tell how far a patch alone lies from the window.
+    """
+    unedited = [Row(row.reference, unchanged(row.reference.frame, row.alternate)) for row in rows]
+    needed = [
+        not (row.alternate.left_bp or row.alternate.right_bp)
+        and not np.array_equal(row.alternate.codes, before.alternate.codes)
+        for row, before in zip(rows, unedited, strict=True)
+    ]
+    if not any(needed):
+        return [None] * len(rows)
+    made = embed_patches(unedited, reaches, embed)
+    return [each if wanted else None for each, wanted in zip(made, needed, strict=True)]
+
+
 def assemble(
-    rows: Sequence[Row], patched: Sequence[Patched], reaches: tuple[Reach, ...], embed: Embed
+    rows: Sequence[Row],
+    patched: Sequence[Patched],
+    before: Sequence[Patched | None],
+    reaches: tuple[Reach, ...],
+    embed: Embed,
 ) -> tuple[Tensor, ...]:
-    """Return the `local` outputs of all alternates, [B, C, N] each."""
+    """Return the `local` outputs of all alternates, [B, C, N] each.
+
+    Where a patch of the reference itself is known, what the alternate's adds to it is added to the reference's window.
+    """
     firsts = rows[0].reference.outputs
     wholes = tuple(torch.empty((len(rows), *level.shape), dtype=level.dtype, device=level.device) for level in firsts)
-    for index, (row, made) in enumerate(zip(rows, patched, strict=True)):
+    for index, (row, made, old) in enumerate(zip(rows, patched, before, strict=True)):
         bins = [touched(made, level, whole.shape[2]) for level, whole in enumerate(wholes)]
         left = _left_of(row, bins, reaches, embed)
         right = _right_of(row, bins, reaches, embed)
         for level, (whole, (first, stop)) in enumerate(zip(wholes, bins, strict=True)):
             offset = made.patch.offsets[level]
             whole[index, :, :first] = left[level][:, :first]
-            whole[index, :, first:stop] = made.outputs[level][:, first - offset : stop - offset]
+            anew = made.outputs[level][:, first - offset : stop - offset]
+            if old is not None:
+                anew = row.reference.outputs[level][:, first:stop] + (
+                    anew - old.outputs[level][:, first - offset : stop - offset]
+                )
+            whole[index, :, first:stop] = anew
             whole[index, :, stop:] = right[level][:, right[level].shape[1] - (whole.shape[2] - stop) :]
     return wholes
 

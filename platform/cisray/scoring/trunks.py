@@ -20,7 +20,16 @@ from cisray.models.reach import check_geometry
 from cisray.scoring import narrow
 from cisray.scoring.narrow import Narrow
 from cisray.scoring.passes import Frame
-from cisray.scoring.patches import Patched, Reference, Row, assemble, changed_bp, embed_patches, touched
+from cisray.scoring.patches import (
+    Patched,
+    Reference,
+    Row,
+    assemble,
+    changed_bp,
+    embed_patches,
+    embed_unchanged,
+    touched,
+)
 from cisray.scoring.readout import Readout
 from cisray.scoring.tails import Bins, PointwiseTail, cut_bins, tail_of
 
@@ -28,6 +37,8 @@ REFERENCE_BP_CPU, REFERENCE_BP_GPU = 1 << 13, 1 << 18
 """Bases that a forward of references reads at most, so that short windows fill a processor and long ones fit in it."""
 VALUES_AT_ONCE_CPU = 1 << 20
 """Hidden values of a layer that are followed at once on a CPU: 4 MB of float32, which its caches hold."""
+SHORT_PATCHES = 16
+"""Windows are at least so many times as long as patches that are made of the reference too."""
 MOST_NARROW = 0.7
 """Share of all positions, as a mean over the convolutions, from which on the whole context costs no more."""
 
@@ -154,7 +165,8 @@ class PatchTrunk:
         patched = embed_patches(rows, self.reaches, self.embed)
         if all(map(self.is_narrow, rows)):
             return self._narrow_alternates(rows, patched, bins, reverse=reverse)
-        hidden = self._context(assemble(rows, patched, self.reaches, self.embed))
+        before = embed_unchanged(rows, self.reaches, self.embed) if _is_short(patched, rows) else [None] * len(rows)
+        hidden = self._context(assemble(rows, patched, before, self.reaches, self.embed))
         if not isinstance(self.tail, PointwiseTail):
             predictions = self.readout(read_out(self.network, self._run_head, hidden), reverse=reverse)
             return cut_bins(list(predictions), bins)
@@ -213,6 +225,12 @@ def _pieces(rows: int, values: int, device: torch.device) -> Iterator[slice]:
     at_once = max(1, VALUES_AT_ONCE_CPU // values) if device.type == "cpu" else rows
     for first in range(0, rows, at_once):
         yield slice(first, min(first + at_once, rows))
+
+
+def _is_short(patched: Sequence[Patched], rows: Sequence[Row]) -> bool:
+    """Say whether patches cost so little beside windows that they may be made twice."""
+    longest = max(made.patch.end_bp - made.patch.start_bp for made in patched)
+    return longest * SHORT_PATCHES <= rows[0].reference.frame.window_bp
 
 
 def _added_by_patches(rows: Sequence[Row], patched: Sequence[Patched], width: int) -> Narrow:
