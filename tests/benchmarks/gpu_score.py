@@ -84,7 +84,8 @@ def print_differences(contenders: dict[str, Contender], exact: str) -> dict[str,
             count = min(len(values), len(wanted))
             share = float(np.abs(values[:count] - wanted[:count]).max() / np.abs(wanted[:count]).max())
             if contender != exact:
-                rows.append([contender, name, f"{share:.1e}", f"{one.engine.noise_floor.get(name, 0.0):.1e}"])
+                floor = f"{one.engine.noise_floor[name]:.1e}" if one.fast else "–"
+                rows.append([contender, name, f"{share:.1e}", floor])
                 figures[f"{contender}.{name}.largest_relative_difference".replace(" ", "_")] = share
     print_table(f"largest difference from {exact}", ["", "score", "of the largest score", "noise floor"], rows)
     return figures

@@ -9,20 +9,28 @@ from pathlib import Path
 import numpy as np
 import pysam
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from cisray.bundle import Predictor, bundle_digest
 from cisray.errors import InputError
+from cisray.flows import score as score_flow
 from cisray.flows.calibrate import calibrate
 from cisray.flows.cluster import ClusterSpec
 from cisray.flows.score import score
 from cisray.flows.score_job import ExportSpec, GeneSpec, ScoreJob
+from cisray.flows.score_plan import plan_blocks, planned_path
+from cisray.flows.score_worker import Scorer, ScorerPlan
+from cisray.flows.shards import Receipt
 from cisray.genome.variant_selection import SubsetSpec
+from cisray.progress import silent
 from cisray.scoring.alleles import Flag
 from cisray.scoring.engine import EngineSpec
 from cisray.scoring.manifest import ModelSource, Storage, read_manifest
+from cisray.scoring.nulls import NullSpec, shuffled_windows
 from cisray.scoring.run_record import read_run
 from cisray.scoring.schema import read_genes, read_scores, verify
-from cisray.scoring.windows import WindowSpec
+from cisray.scoring.windows import PlacedEdit, WindowEdits, WindowSpec
 from whole_program import LENGTHS, read_fasta
 
 pytestmark = pytest.mark.ray
@@ -31,6 +39,7 @@ SCORES = ("delta_sum", "log2fc", "l2_log2")
 ALL_TEXT = ExportSpec(vcf=True, tsv=True)
 WINDOW_BP = 1024
 LONGEST_BP = 12
+MINIMAL = {"variants": "v.vcf", "fasta": "g.fa", "model": "m", "out": "o"}
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 DATA = os.environ.get("CISRAY_DATA")
 
@@ -466,8 +475,28 @@ def test_a_table_of_variants_is_scored_like_a_vcf(ray_here, score_job, bundle, r
         ({"tracks": ("nothing",)}, "the model has no track 'nothing'; it has strength, spacing, plus, minus"),
         ({"scores": ("logit_diff",)}, "logit_diff"),
         ({"windows": WindowSpec(policy="grid", grid_bp=2048)}, "grid_bp=2048"),
-        ({"ref_mismatch": "flip", "scores": ("ndi",)}, "ref_mismatch=flip exchanges the alleles, and ndi takes"),
+        (
+            {"ref_mismatch": "flip", "scores": ("ndi",)},
+            "and ndi of exchanged alleles is another number",
+        ),
+        ({"ref_mismatch": "flip", "scores": ("DS_AG",)}, "exchanges the alleles, and max_gain of exchanged alleles"),
         ({"calibration": "background"}, "no such calibration"),
+        (
+            {"storage": Storage(values="summary", tracks=("nothing",))},
+            "storage names the track 'nothing', which is not scored",
+        ),
+        (
+            {"scores": ("log2fc",), "genes": GeneSpec(scores=("logSED",), annotation="genome.fa")},
+            "genes: log2fc is among",
+        ),
+        ({"genes": GeneSpec(annotation="nothing.gtf")}, r"nothing\.gtf: no such input file"),
+        ({"mask": "bed(nothing.bed)"}, r"nothing\.bed: no such input file"),
+        ({"subset": SubsetSpec(regions_bed="nothing.bed")}, r"nothing\.bed: no such input file"),
+        (
+            {"engine": EngineSpec(shifts=(0, 600))},
+            r"shifts=\(0, 600\) move a variant out of its window of 1024 bp; wanted shifts from -500 to 512 bp",
+        ),
+        ({"ensemble": ("models:/tiny/7",)}, "ensemble: 2 models are named, and 1 of them differ; name each once"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_refused(score_job, bundle, tmp_path, changes, message):
@@ -496,9 +525,201 @@ def test_a_calibration_ranks_scores_among_the_background(ray_here, score_job, bu
             expected = np.array(ranks) if name == "l2_log2" else 2 * np.array(ranks) - 1
             found = [row[f"{name}.quantile"][track] for row in scored]
             np.testing.assert_allclose(found, expected, atol=2e-6)
+    told = json.loads(card_path.read_text())
+    card_path.write_text(json.dumps(told | {"background": "another.vcf"}))  # as a calibration made anew would be
+    with pytest.raises(InputError, match="scores: exists, and was not made by this job as it stands now"):
+        score(job, models={copy: model})
+    card_path.write_text(json.dumps(told))
     other_reading = score_job(tmp_path / "other", calibration="hand", mask="center(64)")
     with pytest.raises(InputError, match="mask of delta_sum = crop, and these scores with center"):
         score(other_reading, models={copy: model})
+
+
+NULL = NullSpec(number=4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def with_null(ray_here, score_job, bundle, tmp_path_factory):
+    told = []
+    job = score_job(tmp_path_factory.mktemp("null") / "scores", null=NULL)
+    return score(job, models={bundle: MODEL}, report=told.append), told
+
+
+def test_a_null_says_what_the_bases_around_each_variant_add(with_null, table, predictor, genome):
+    folder, told = with_null
+    verify(folder)
+    manifest = read_manifest(folder)
+    assert (manifest.nulls, manifest.null) == (SCORES, NULL)
+    (forecast,) = [each.note for each in told if "rows x" in each.note]
+    assert "3 scores and 6 lists beside them" in forecast
+    assert forecast.endswith(f"5 times the work, {5 * manifest.rows} scorings")
+    found = {row["id"]: row for row in read_scores(folder).to_pylist()}
+    for row in table.to_pylist():
+        for name in SCORES:
+            assert (found[row["id"]][f"{name}.z_null"] is None) == (found[row["id"]][name] is None)
+    for name in ("snv", "deletion", "likename"):
+        row = found[name]
+        contig = "sim3" if name == "likename" else "sim1"
+        expected = null_by_hand(predictor, genome[contig], contig, row)
+        for score_name in SCORES:
+            null = np.array([each[score_name] for each in expected])
+            value = np.array(row[score_name])
+            z = (value - null.mean(axis=0)) / null.std(axis=0, ddof=1)
+            np.testing.assert_allclose(row[f"{score_name}.z_null"], z, rtol=2e-3, atol=2e-3, err_msg=name)
+            p = (1 + (np.abs(null) >= np.abs(value)).sum(axis=0)) / 5
+            np.testing.assert_allclose(row[f"{score_name}.p_null"], p, rtol=1e-6)
+
+
+def null_by_hand(predictor, bases, contig, row):
+    """Score a row's alleles in its shuffled windows by two forward passes on strings."""
+    first, ref, alt = row["norm_pos"] - 1, row["norm_ref"], row["norm_alt"]
+    if len(ref) > len(alt) == 1:  # the base before a deletion is no part of it
+        first, ref, alt = first + 1, ref[1:], ""
+    inserted = np.array(["ACGT".index(base) for base in alt], np.uint8)
+    begin, flank = row["window_start"], LONGEST_BP
+    padded = "N" * WINDOW_BP + bases + "N" * WINDOW_BP
+    window = padded[begin - flank + WINDOW_BP : begin + 2 * flank + 2 * WINDOW_BP - flank]
+    codes = np.array(["ACGTN".index(base) for base in window], np.uint8)
+    edit = PlacedEdit(first - begin, len(ref), inserted, np.ones((1, 64), bool))
+    made = shuffled_windows(WindowEdits(begin, codes, flank, (edit,)), edit, NULL, contig=contig)
+    texts = ["".join("ACGTN"[code] for code in each.bases) for each in made]
+    at = flank + first - begin
+    return [
+        scores_by_hand(
+            predictor,
+            text[flank : flank + WINDOW_BP],
+            (text[:at] + alt + text[at + len(ref) :])[flank : flank + WINDOW_BP],
+        )
+        for text in texts
+    ]
+
+
+def test_a_null_leaves_the_scores_as_they_are_and_knows_no_order(ray_here, with_null, score_job, bundle, tmp_path):
+    job = score_job(tmp_path / "blocks", null=NULL, block_rows=3)
+    again = scored_rows(score(job, models={bundle: MODEL}))
+    for key, row in scored_rows(with_null[0]).items():
+        for name in SCORES:
+            if row[name] is not None:
+                np.testing.assert_allclose(again[key][name], row[name], rtol=1e-5, atol=ROUNDING[name])
+                z, z_again = row[f"{name}.z_null"], again[key][f"{name}.z_null"]
+                np.testing.assert_allclose(z_again, z, rtol=1e-2, atol=1e-2)
+
+
+def test_gains_and_losses_stand_with_their_distance_from_the_variant(
+    ray_here, score_job, bundle, predictor, genome, tmp_path
+):
+    splicing = ("DS_AG", "DS_AL", "DP_AG", "DP_AL")
+    job = score_job(
+        tmp_path / "gains",
+        scores=splicing,
+        mask="center(161)",
+        engine=EngineSpec(batch_size=16, indel_align="none"),
+        null=NullSpec(number=2),
+    )
+    folder = score(job, models={bundle: MODEL})
+    manifest = read_manifest(folder)
+    assert list(manifest.scores) == ["max_gain", "max_loss", "gain_offset", "loss_offset"]
+    assert manifest.nulls == ("max_gain", "max_loss")  # a place has none
+    assert manifest.noise_floor["gain_offset"] is None
+    compared = 0
+    for row in read_scores(folder).to_pylist():
+        if row["status"] != "OK" or row["id"] == "likename":
+            continue
+        windows = windows_by_hand(genome[row["chrom"]], row["norm_pos"], row["norm_ref"], row["norm_alt"])
+        r, a = (predict_one(predictor, window) for window in windows)
+        bin_bp = predictor.card.geometry.bin_bp
+        first_bp = row["window_start"] + predictor.card.geometry.crop_bp + bin_bp * np.arange(len(r)) + 1
+        is_kept = np.isin(np.arange(len(r)), kept_around(row["norm_pos"], first_bp, bin_bp, width_bp=161))
+        for change, gained, offset in ((a - r, "max_gain", "gain_offset"), (r - a, "max_loss", "loss_offset")):
+            for track in range(4):
+                by_bin = dict(zip(first_bp[is_kept].tolist(), change[is_kept, track].tolist(), strict=True))
+                assert row[gained][track] == pytest.approx(max(0, *by_bin.values()), rel=1e-3, abs=1e-4)
+                there = row["norm_pos"] + row[offset][track]
+                assert by_bin[int(there)] == pytest.approx(max(by_bin.values()), rel=1e-3, abs=1e-4)
+                compared += max(by_bin.values()) > 1e-2
+    assert compared > 20
+
+
+def kept_around(pos, first_bp, bin_bp, *, width_bp):
+    """Return the bins that center(width) keeps, found by their first bases."""
+    (middle,) = np.flatnonzero((first_bp <= pos) & (pos < first_bp + bin_bp))
+    number = -(-width_bp // bin_bp)
+    return range(middle - number // 2, middle - number // 2 + number)
+
+
+@pytest.fixture
+def other_bundle(bundle, tmp_path):
+    """The same network with other weights."""
+    folder = tmp_path / "other"
+    shutil.copytree(bundle, folder)
+    weights = load_file(folder / "weights.safetensors")
+    floats = {name: 0.9 * values if values.is_floating_point() else values for name, values in weights.items()}
+    save_file(floats, folder / "weights.safetensors")
+    return folder
+
+
+def test_models_of_an_ensemble_are_alike(score_job, bundle, other_bundle, tmp_path):
+    job = score_job(tmp_path / "scores", ensemble=("other",))
+    card = json.loads((other_bundle / "card.json").read_text())
+    assert card["tracks"][0]["strand_pair"] is None
+    renamed = {"tracks": [card["tracks"][0] | {"name": "another"}, *card["tracks"][1:]]}
+    turned = {"geometry": card["geometry"] | {"crop_bins": card["geometry"]["crop_bins"] + 1}}
+    for changes, message in ((renamed, "has other tracks than the model"), (turned, "wanted models of one geometry")):
+        (other_bundle / "card.json").write_text(json.dumps(card | changes))
+        with pytest.raises(InputError, match=message):
+            score(job, models={bundle: MODEL, other_bundle: MODEL})
+    assert not (tmp_path / "scores.unfinished").exists()
+
+
+def test_an_ensemble_averages_its_models(ray_here, score_job, bundle, other_bundle, table, tmp_path):
+    both = score(score_job(tmp_path / "both", ensemble=("other",)), models={bundle: MODEL, other_bundle: MODEL})
+    alone = scored_rows(score(score_job(tmp_path / "alone"), models={other_bundle: MODEL}))
+    first = scored_rows_of(table)
+    assert len(read_manifest(both).ensemble) == 2
+    for key, row in scored_rows(both).items():
+        if row["status"] == "OK":
+            assert row["n_passes"] == 4
+            mean = (np.array(first[key]["delta_sum"]) + np.array(alone[key]["delta_sum"])) / 2
+            np.testing.assert_allclose(row["delta_sum"], mean, rtol=1e-4, atol=ROUNDING["delta_sum"])
+
+
+def test_a_memory_that_is_too_small_is_one_clear_error(score_job, bundle, tmp_path, monkeypatch):
+    staging = tmp_path / "staging"
+    job = score_job(tmp_path / "scores")
+    run = score_flow._check(job, {bundle: MODEL})
+    plan_blocks(staging, run.variants, block_rows=8, windows=job.windows, report=silent)
+    worker = Scorer(ScorerPlan(job=job, bundle_dirs=(bundle,), contig_names={"sim1": "sim1"}, staging=staging))
+
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(worker._engine, "score", fail)
+    message = r"engine: batches of 16 windows do not fit into the memory of cpu \(CUDA out of memory\); set a smaller"
+    with pytest.raises(InputError, match=message):
+        worker.work({"planned": str(planned_path(staging, 0))})
+
+
+def test_a_run_that_goes_on_counts_only_what_it_did_itself():
+    receipts = {name: Receipt(name, "f", rows, "", 2.0, {"engine_s": 1.0}) for name, rows in (("0", 1000), ("1", 30))}
+    record = score_flow._run_record(ScoreJob(**MINIMAL), receipts, earlier={"0"}, seconds=10.0)
+    assert (record.rows_per_s, record.engine_s, record.engine_share) == (3.0, 2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"null": NULL}, "leave out ensemble, calibration, null, tracks and storage.values"),
+        ({"scores": ("DP_AG",), "engine": EngineSpec()}, "a calibration ranks scores, and gain_offset is a place"),
+        ({"name": "by/hand"}, "calibration 'by/hand': a name becomes a file"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused_before_anything_is_scored(
+    score_job, bundle, tmp_path, changes, message
+):
+    name = changes.pop("name", "hand")
+    with pytest.raises(InputError, match=message):
+        calibrate(score_job(tmp_path / "background", **changes), name, models={bundle: MODEL})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(DATA is None, reason="CISRAY_DATA names no folder")

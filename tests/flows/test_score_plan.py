@@ -83,3 +83,33 @@ def test_a_plan_is_made_once_and_counts_what_is_left_out(vcf_path, tmp_path):
     (tmp_path / "staging/planned/summary.json").write_text(json.dumps(summary | {"rows": -1}))
     again, _ = plan(vcf_path, tmp_path / "staging", subset=subset)
     assert again["rows"] == -1
+
+
+@pytest.mark.parametrize("run_rows", [10, 37])
+def test_very_many_sorted_parts_are_merged_in_turns(vcf_path, tmp_path, monkeypatch, run_rows):
+    expected = plan(vcf_path, tmp_path / "at_once")
+    opened = []
+    inner = score_plan._read_rows
+
+    def read(path):
+        opened.append(path)
+        yield from inner(path)
+
+    monkeypatch.setattr(score_plan, "_read_rows", read)
+    monkeypatch.setattr(score_plan, "RUN_ROWS", run_rows)
+    monkeypatch.setattr(score_plan, "MOST_MERGED", 3)
+    assert plan(vcf_path, tmp_path / "in_turns") == expected
+    assert len(opened) > -(-1000 // run_rows)  # merged ones among them
+    assert len(opened) == len(set(opened))
+    assert not (tmp_path / "in_turns" / "planned" / "runs").exists()
+
+
+def test_parts_that_a_killed_run_left_are_no_rows(vcf_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_plan, "RUN_ROWS", 200)
+    expected = plan(vcf_path, tmp_path / "whole")
+    runs = tmp_path / "again" / "planned" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "99999.parquet").write_bytes(b"half")
+    (runs / "00000.parquet").write_bytes(b"half")
+    assert plan(vcf_path, tmp_path / "again") == expected
+    assert not runs.exists()

@@ -8,6 +8,7 @@ from cisray.files import file_digest
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import SCORED, Flag, Status
 from cisray.scoring.manifest import Block, GenomeSource, Manifest, ModelSource, Storage, VariantSource, write_manifest
+from cisray.scoring.nulls import AgainstNull
 from cisray.scoring.rows import ScoredRows, build_gene_rows, build_rows, variants_table, write_rows
 from cisray.scoring.schema import BLOCKS_DIR, GENES_DIR
 
@@ -41,7 +42,7 @@ def find_values(scored, tracks):
     return np.array(both, np.float32).reshape(-1, 2)[:, np.arange(len(tracks)) % 2]
 
 
-def make_table(rows, tracks, *, storage=None, quantiles=()):
+def make_table(rows, tracks, *, storage=None, quantiles=(), nulls=()):
     """Make the rows of a block; the window of record r starts at r, and allele a is a off its middle."""
     storage = storage or Storage()
     places = [index for index, (_, status) in enumerate(rows) if status in SCORED]
@@ -61,6 +62,7 @@ def make_table(rows, tracks, *, storage=None, quantiles=()):
             n_passes=np.full(len(scored), 2),
             values={"log2fc": log2fc, "l2_log2": log2fc**2},
             quantiles={name: (log2fc if name == "log2fc" else log2fc**2) / 100 for name in quantiles},
+            nulls={name: AgainstNull(10 * log2fc, np.full_like(log2fc, 0.25)) for name in nulls},
         ),
         tracks=tracks,
         storage=storage,
@@ -115,9 +117,9 @@ def make_scores(tmp_path):
         folder = tmp_path / "scores"
         rows = rows or rows_of(records)
         parts = [[rows[index] for index in cut] for cut in cuts]
-        quantiles = changes.get("quantiles", ())
+        beside = {name: changes.get(name, ()) for name in ("quantiles", "nulls")}
         blocks = [
-            make_block(make_table(part, tracks, storage=storage, quantiles=quantiles), folder, f"{number}.parquet")
+            make_block(make_table(part, tracks, storage=storage, **beside), folder, f"{number}.parquet")
             for number, part in enumerate(parts)
         ]
         if genes:

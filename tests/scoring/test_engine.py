@@ -211,6 +211,79 @@ def test_lower_precisions_stay_near_and_say_how_far_off_they_are(precision):
     assert (max(engine.checked.values()) > 1e-4) == (precision == "bf16")
 
 
+NARROW = ["basenji2", "basenji2018", "bpnet", "chrombpnet"]
+
+
+def substitutions_of(geometry):
+    """Return windows whose edits change no length: those that are followed through few bins."""
+    return [
+        window._replace(edits=tuple(edit for edit in window.edits if len(edit.inserted) == edit.removed_bp))
+        for window in windows_of(geometry)
+    ]
+
+
+def in_single(name, **settings):
+    """Return an engine of a network in float32."""
+    model = model_of(name)
+    model = model._replace(network=copy.deepcopy(model.network).float())
+    return Engine([model], measure=measure, spec=EngineSpec(**({"batch_size": 6, "check_rows": 0} | settings)))
+
+
+def all_values(engine, windows):
+    scored = score_all(engine, windows)
+    return {name: np.concatenate([one.values[name] for one in scored]) for name in ("delta_sum", "l2")}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_change_followed_in_bf16_is_nearer_to_float32_than_full_forwards_in_bf16(name, monkeypatch):
+    windows = substitutions_of(model_of(name).geometry)
+    wanted = all_values(in_single(name), windows)
+    engine, whole = in_single(name, precision="bf16"), in_single(name, precision="bf16")
+    trunk, followed = engine._lanes[0].trunk, []
+    inner = trunk._narrow_alternates
+    monkeypatch.setattr(
+        trunk, "_narrow_alternates", lambda rows, *a, **k: followed.extend(rows) or inner(rows, *a, **k)
+    )
+    found = all_values(engine, windows)
+    assert len(followed) > sum(len(window.edits) for window in windows)  # all of them, and null variants
+    whole._lanes = whole._full_lanes
+    monkeypatch.setattr(whole._lanes[0].trunk, "precision", "bf16")
+    plain = all_values(whole, windows)
+    for score, values in wanted.items():
+        off, off_plain = (np.abs(other[score] - values) for other in (found, plain))
+        assert 0 < off.max() < 0.15 * np.abs(values).max()
+        assert off.mean() < 0.3 * off_plain.mean()
+
+
+@pytest.mark.parametrize("name", ["basenji2", "basenji2018"])
+def test_the_head_behind_bf16_runs_in_float32(name):
+    engine = in_single(name, precision="bf16")
+    seen = set()
+
+    def note(_, inputs, output):
+        seen.update((inputs[0].dtype, output.dtype, torch.is_autocast_enabled("cpu")))
+
+    engine._lanes[0].trunk.head.register_forward_hook(note)
+    score_all(engine, substitutions_of(model_of(name).geometry))
+    assert seen == {torch.float32, False}
+
+
+@pytest.mark.parametrize("name", ["basenji2", "bpnet"])
+def test_the_noise_floor_of_bf16_is_what_its_rounding_is_worth(name):
+    windows = substitutions_of(model_of(name).geometry)
+    wanted = all_values(in_single(name), windows)
+    unchecked = in_single(name, precision="bf16")
+    found = all_values(unchecked, windows)
+    off = {score: np.abs(found[score] - wanted[score]).max() for score in wanted}
+    for score, floor in unchecked.noise_floor.items():
+        assert floor < 0.01 * off[score]  # a change of nothing is rounded alike on both sides
+    for rows, share in ((100, 0.99), (4, 0.05)):
+        engine = in_single(name, precision="bf16", check_rows=rows)
+        score_all(engine, windows)
+        for score, floor in engine.noise_floor.items():
+            assert share * off[score] < floor < 1.01 * off[score]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -218,12 +291,18 @@ def test_lower_precisions_stay_near_and_say_how_far_off_they_are(precision):
         ({"batch_size": 1, "indel_align": "none"}, "batch_size=1 leaves no room beside the null variant for an edit"),
         ({"shifts": ()}, r"shifts=\(\); wanted one or more, none of them twice"),
         ({"shifts": (1, 1)}, r"shifts=\(1, 1\); wanted one or more, none of them twice"),
+        ({"cuda_graphs": True}, "cuda_graphs=true launches compiled code; set compile=true too, or leave it out"),
         ({"tolerance": 0.0}, r"tolerance=0\.0; wanted 0 or more, and a positive share"),
     ],
 )
 def test_settings_that_cannot_be_are_told(settings, message):
     with pytest.raises(ValueError, match=message):
         EngineSpec(**settings)
+
+
+def test_cuda_graphs_are_refused_without_a_gpu():
+    with pytest.raises(InputError, match="cuda_graphs=true, but the engine runs on cpu; score on a GPU, or leave it"):
+        engine_of("basenji2", compile=True, cuda_graphs=True)
 
 
 def test_models_and_windows_that_do_not_fit_are_told():

@@ -3,9 +3,11 @@ import pytest
 
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import Status
-from cisray.scoring.forecast import describe_size, forecast_size
+from cisray.scoring.forecast import describe_size, describe_work, forecast_size
 from cisray.scoring.manifest import Storage
+from cisray.scoring.nulls import NO_NULL, NullSpec
 from cisray.scoring.rows import ScoredRows, build_rows, variants_table, write_rows
+from cisray.scoring.windows import CENTERED, WindowSpec
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,23 @@ def test_a_table_is_about_as_large_as_forecast(tmp_path, num_tracks, storage):
     table = build_rows(variants_table(rows), [Status.OK] * num_rows, found, tracks=tracks, storage=storage)
     write_rows(table, tmp_path / "0.parquet")
     assert 0.8 < forecast_size(num_rows, num_tracks, 2, storage) / (tmp_path / "0.parquet").stat().st_size < 1.3
+
+
+def test_lists_beside_the_scores_are_counted():
+    assert forecast_size(1000, 200, 1, Storage(), beside=2) == forecast_size(1000, 200, 3, Storage())
+    told = describe_size(1000, 200, 1, Storage(), beside=2)
+    assert told.startswith(
+        "1,000 rows x 200 tracks x 1 scores and 2 lists beside them in float32: about 2.18 MB (1.1 MB"
+    )
+
+
+def test_the_work_of_a_null_is_told():
+    assert describe_work(1000, NO_NULL, CENTERED) == ""
+    assert describe_work(1000, NullSpec(number=20), CENTERED) == (
+        "each variant is scored 21 times, in its own window and in 20 shuffled ones: 21 times the work, 21,000 scorings"
+    )
+    on_a_grid = describe_work(1000, NullSpec(number=20), WindowSpec(policy="grid"))
+    assert on_a_grid.endswith("shuffled ones: at least 21 times the work, 21,000 scorings")
 
 
 def test_the_sentence_says_what_would_be_smaller():

@@ -47,6 +47,10 @@ IN_NUMPY = {
     "log2fc": lambda r, a, c: log2_of_sum(a, c) - log2_of_sum(r, c),
     "sum_log2": lambda r, a, c: log2_bins(a).sum() - log2_bins(r).sum(),
     "max_signed": lambda r, a, c: (a - r)[np.argmax(np.abs(a - r))],
+    "max_gain": lambda r, a, c: max(0, *(a - r)),
+    "max_loss": lambda r, a, c: max(0, *(r - a)),
+    "gain_offset": lambda r, a, c: list(a - r).index(max(a - r)),
+    "loss_offset": lambda r, a, c: list(r - a).index(max(r - a)),
     "l1": lambda r, a, c: np.abs(a - r).sum(),
     "l2": lambda r, a, c: math.dist(a, r),
     "l2_log2": lambda r, a, c: math.dist(log2_bins(a), log2_bins(r)),
@@ -138,6 +142,21 @@ def test_of_equal_differences_the_first_bins_counts():
     assert formulas.max_signed(tied).item() == -2
 
 
+def test_gain_and_loss_are_found_where_they_are():
+    # an acceptor that is lost in the first bin, and a weaker one that is made in the last
+    pair = bins_of([[[0.9], [0.1], [0.0], [0.0]]], [[[0.2], [0.1], [0.0], [0.5]]])
+    assert [score(pair).item() for score in (formulas.max_gain, formulas.gain_place)] == [0.5, 3]
+    assert [score(pair).item() for score in (formulas.max_loss, formulas.loss_place)] == [pytest.approx(0.7), 0]
+    only_lost = bins_of([[[0.9], [0.8]]], [[[0.2], [0.6]]])
+    assert [score(only_lost).item() for score in (formulas.max_gain, formulas.gain_place)] == [0, 1]
+
+
+def test_a_place_is_counted_among_the_kept_bins_and_fillers_are_none_of_them():
+    filled = bins_of([[[1.0], [1.0], [9.0]]], [[[-1.0], [-2.0], [20.0]]], kept=[[True, True, False]])
+    assert formulas.gain_place(filled).item() == 0
+    assert formulas.max_gain(filled).item() == 0
+
+
 def test_what_is_not_kept_is_not_seen():
     wide = bins_of([[[1.0], [2.0], [np.nan]]], [[[3.0], [5.0], [9.0]]], kept=[[True, True, False]])
     narrow = bins_of([[[1.0], [2.0]]], [[[3.0], [5.0]]])
@@ -148,3 +167,12 @@ def test_what_is_not_kept_is_not_seen():
 def test_a_prediction_that_is_not_finite_does_not_become_a_number():
     for name, score in SCORES.items():
         assert not torch.isfinite(score.of_bins(bins_of([[[np.nan], [1.0]]], [[[np.nan], [2.0]]]))).any(), name
+    for score in (formulas.max_gain, formulas.max_loss, formulas.gain_place, formulas.loss_place):
+        assert not torch.isfinite(score(bins_of([[[np.inf], [1.0]]], [[[0.0], [2.0]]]))).any()
+
+
+def test_the_norm_of_small_changes_of_large_predictions_keeps_its_digits():
+    # log2(1 + x + d) - log2(1 + x) is d / ((1 + x) ln 2), up to the square of d: float64 alone has 5 digits of it
+    small = bins_of(np.full((1, 2, 1), 1e5), np.full((1, 2, 1), 1e5 + 2.0**-20))
+    expected = math.sqrt(2) * 2.0**-20 / ((1 + 1e5) * math.log(2))
+    assert formulas.l2_log2(small).item() == pytest.approx(expected, rel=1e-10)

@@ -43,6 +43,8 @@ def test_the_manifest_survives_json(make_scores):
         ),
         ({"masks": {"sad": "crop"}}, "masks names the score 'sad', which the table does not have"),
         ({"quantiles": ["sad"]}, "quantiles names the score 'sad'"),
+        ({"nulls": ["sad"]}, "nulls names the score 'sad'"),
+        ({"null": {"number": 1}}, "not a valid score manifest: null"),
         ({"underflows": {"sad": 1}}, "underflows names the score 'sad'"),
         ({"ensemble": [{"uri": "other", "digest": "1"}]}, "the first of the ensemble is not the model"),
         (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cisray.datasets.loci.regions import Spans, load_spans
 from cisray.errors import InputError
 from cisray.geometry import Geometry
-from cisray.scoring.masks import make_masks, parse_mask, unseen_bp
+from cisray.scoring.masks import make_masks, offsets_of_kept, parse_mask, unseen_bp
 
 SMALL = Geometry(window_bp=100, bin_bp=10, crop_bins=1)  # 8 bins, from 10 bp into the window
 
@@ -135,3 +135,14 @@ def test_a_bed_file_is_a_mask_of_its_contigs_intervals(tmp_path):
 def test_a_bed_mask_wants_one_region(number):
     with pytest.raises(InputError, match=rf"mask bed\(x\): {number} regions; wanted the intervals of the window's"):
         kept_bins("bed(x)", regions=[stretches((0, 5))] * number)
+
+
+def test_offsets_count_bases_from_the_variant_to_each_kept_bin():
+    def offsets(text, *, geometry):
+        where = {"window_start": 1000, "position": 1045, "geometry": geometry}
+        return offsets_of_kept(make_masks(parse_mask(text), **where)[0], **where)
+
+    by_base = Geometry(window_bp=100, bin_bp=1, crop_bins=10)
+    assert offsets("center(7)", geometry=by_base).tolist() == [-3, -2, -1, 0, 1, 2, 3]
+    assert offsets("center(30)", geometry=SMALL).tolist() == [-15, -5, 5]  # bins of 10 bp, the variant in the middle
+    assert offsets("crop", geometry=SMALL)[[0, -1]].tolist() == [1010 - 1045, 1080 - 1045]

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from cisray.errors import InputError
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import Flag, Status
-from cisray.scoring.manifest import Storage
+from cisray.scoring.manifest import Storage, read_manifest
+from cisray.scoring.nulls import AgainstNull, NullSpec
 from cisray.scoring.rows import (
     ScoredRows,
     build_gene_rows,
@@ -23,7 +24,7 @@ from cisray.scoring.rows import (
     variants_table,
     write_rows,
 )
-from cisray.scoring.schema import read_scores
+from cisray.scoring.schema import read_scores, verify
 
 IN_ORDER = [range(4), range(4, 7)]
 SUMMARY = Storage(values="summary")
@@ -88,6 +89,12 @@ def scored_one(**changes):
             {"quantiles": {"log2fc": np.array([[1, np.inf]])}},
             r"log2fc\.quantile has values that are not finite",
         ),
+        (
+            [ONE],
+            [Status.OK],
+            {"nulls": {"log2fc": AgainstNull(np.array([[1, np.nan]]), np.ones((1, 2)))}},
+            r"log2fc\.z_null has values that are not finite",
+        ),
         ([ONE, ONE], [Status.OK, Status.STAR], {}, "not in input order"),
     ],
 )
@@ -105,6 +112,18 @@ def test_a_row_says_what_the_model_saw():
     assert [row[name] for name in ("window_start", "center_offset", "n_passes")] == [-1, -4, 6]
     assert (row["status"], row["flags"]) == ("REF_FLIPPED", Flag.OFF_CENTRE)
     assert table["log2fc"].type == pa.list_(pa.float32())
+
+
+def test_what_a_null_says_stands_beside_its_score(make_scores):
+    scores_dir = make_scores(*IN_ORDER, nulls=("log2fc",), quantiles=("l2_log2",), null=NullSpec(number=3))
+    verify(scores_dir)
+    table = read_scores(scores_dir)
+    assert table.column_names[-5:] == ["log2fc", "l2_log2", "l2_log2.quantile", "log2fc.z_null", "log2fc.p_null"]
+    values, scored = score_values(table, "log2fc")
+    np.testing.assert_allclose(score_values(table, "log2fc.z_null")[0], 10 * values)
+    assert (score_values(table, "log2fc.p_null")[0] == 0.25).all()
+    assert (score_values(table, "log2fc.p_null")[1] == scored).all()
+    assert read_manifest(scores_dir).null == NullSpec(number=3)
 
 
 def test_a_row_without_scores_has_nulls(make_scores):

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from cisray.errors import InputError
+from cisray.scoring.effects import make_measure
+from cisray.scoring.engine import Engine, EngineSpec
 from cisray.scoring.lanes import Slot
 from cisray.scoring.spot_check import SpotCheck
 from engine_cases import engine_of, model_of, windows_of
@@ -55,6 +57,29 @@ def test_full_forwards_that_find_other_scores_stop_the_run(monkeypatch):
     message = r"window at 0, base \d+: two full forwards score \w+ .* apart from what was found; wanted at most 0\.001"
     with pytest.raises(InputError, match=message):
         list(engine.score(windows_of(model_of("basenji2").geometry, num_windows=1)))
+
+
+def test_a_place_is_not_held_against_full_forwards(monkeypatch):
+    model = model_of("bpnet")
+    measure = make_measure(["max_gain", "gain_offset"])
+    spec = EngineSpec(batch_size=6, check_rows=5)
+    for unchecked in ((), ("gain_offset",)):
+        engine = Engine([model], measure=measure, spec=spec, unchecked=unchecked)
+        full = engine._full_lanes[0]
+        inner = full.measure
+
+        def elsewhere(*arguments, inner=inner):
+            found = inner(*arguments)
+            return found | {"gain_offset": found["gain_offset"] + 3}
+
+        monkeypatch.setattr(full, "measure", elsewhere)
+        windows = windows_of(model.geometry, num_windows=1)
+        if unchecked:
+            list(engine.score(windows))
+            assert set(engine.checked) == {"max_gain"}
+        else:
+            with pytest.raises(InputError, match="two full forwards score gain_offset 3 apart"):
+                list(engine.score(windows))
 
 
 def test_how_far_full_forwards_lie_apart_is_told(monkeypatch):

@@ -96,3 +96,32 @@ def test_the_rest_of_a_compiled_shape_is_no_reference(monkeypatch):
         (reference,) = trunk.references([frame_of(window, FORWARD)], reverse=False)
     expected = predict(model, frame_of(window, FORWARD).window(), reverse=False)
     np.testing.assert_allclose(reference.predictions.numpy(), expected.numpy(), rtol=1e-9)
+
+
+def test_cuda_graphs_are_asked_for_and_what_they_return_is_copied(monkeypatch):
+    modes, memory = [], {}
+
+    def as_a_graph(run, *, mode=None, **_):
+        """Stand in for a graph: outputs come in the same memory every time."""
+        modes.append(mode)
+
+        def replay(*inputs):
+            outputs = run(*inputs)
+            several = outputs if isinstance(outputs, tuple) else (outputs,)
+            places = memory.setdefault((run, several[0].shape), [torch.empty_like(each) for each in several])
+            kept = [place.copy_(each) for place, each in zip(places, several, strict=True)]
+            return type(outputs)(kept) if type(outputs) is tuple else kept[0]
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", as_a_graph)
+    model = model_of("basenji2")
+    how = {"device": torch.device("cpu"), "precision": "float32", "compiled_rows": (2, 6)}
+    for cuda_graphs, mode in ((False, None), (True, "reduce-overhead")):
+        trunk = trunk_of(model.network, Readout(model, None, both=False), **how, cuda_graphs=cuda_graphs)
+        assert modes.pop() == mode
+        codes = torch.randint(4, (2, 2, model.geometry.window_bp), dtype=torch.uint8)
+        with torch.no_grad():
+            (first,), (second,) = (trunk.embed(each) for each in codes)
+            assert torch.equal(first, second) == (not cuda_graphs)
+            assert torch.equal(second, model.network.embed(codes[1]))

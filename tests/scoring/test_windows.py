@@ -369,3 +369,24 @@ def test_a_grid_that_is_taken_holds_every_position_and_its_alleles(window_bp, gr
     Placing(window_bp=window_bp, windows=spec, max_allele_bp=longest)
     start = spec.window_start(norm_pos, window_bp=window_bp)
     assert start <= norm_pos - 1 <= norm_pos - 1 + longest <= start + window_bp
+
+
+@pytest.mark.parametrize(
+    ("changes", "shifts", "message"),
+    [
+        ({}, (-8, 0, 15), None),
+        ({}, (16,), r"shifts=\(16,\) move a variant out of its window of 30 bp; wanted shifts from -8 to 15 bp"),
+        ({}, (0, -8), None),
+        ({}, (0, -9), "wanted shifts from -8 to 15 bp"),
+        ({"windows": GRID}, (11, -5), None),
+        ({"windows": GRID}, (12,), "wanted shifts from -5 to 11 bp"),
+        ({"windows": GRID}, (-6,), "wanted shifts from -5 to 11 bp"),
+    ],
+)
+def test_shifts_keep_every_variant_in_its_window(changes, shifts, message):
+    settings_of = {"window_bp": 30, "max_allele_bp": 7, "shifts": shifts} | changes
+    if message is None:
+        Placing(**settings_of)
+    else:
+        with pytest.raises(InputError, match=message):
+            Placing(**settings_of)

@@ -8,7 +8,8 @@ from cisray.errors import InputError
 from cisray.flows.score import score
 from cisray.flows.score_job import ScoreJob
 from cisray.progress import Report, silent
-from cisray.scoring.calibration import make_calibration, settings_of, write_calibration
+from cisray.scoring.calibration import calibration_paths, make_calibration, settings_of, write_calibration
+from cisray.scoring.effects import resolve_scores
 from cisray.scoring.knots import KnotCollector
 from cisray.scoring.manifest import ModelSource, read_manifest
 from cisray.scoring.rows import score_values
@@ -23,10 +24,17 @@ def calibrate(job: ScoreJob, name: str, *, models: Mapping[Path, ModelSource], r
     Raises:
         InputError: what `score` raises; an ensemble; or a table that keeps no values per track.
     """
-    if job.ensemble or job.calibration or job.tracks or job.storage.values != "all":
+    if job.ensemble or job.calibration or job.tracks or job.null.number or job.storage.values != "all":
         raise InputError(
-            "a calibration is of all tracks of one model: leave out ensemble, calibration, tracks and storage.values"
+            "a calibration is of all tracks of one model: leave out ensemble, calibration, null, tracks and "
+            "storage.values"
         )
+    for score_name in job.scores or ():
+        ((own_name, one),) = resolve_scores([score_name]).items()
+        if one.is_place:
+            raise InputError(f"a calibration ranks scores, and {own_name} is a place; leave it out")
+    (bundle_dir,) = models
+    calibration_paths(bundle_dir, name)  # tells of a name that cannot be one, before anything is scored
     job = dataclasses.replace(job, genes=type(job.genes)())  # of genes there are no quantiles
     scores_dir = score(job, models=models, report=report)
     manifest = read_manifest(scores_dir)
@@ -43,5 +51,4 @@ def calibrate(job: ScoreJob, name: str, *, models: Mapping[Path, ModelSource], r
         background=manifest.variants.file,
         background_digest=manifest.variants.digest,
     )
-    (bundle_dir,) = models
     return write_calibration(bundle_dir, name, calibration)

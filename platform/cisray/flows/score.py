@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,16 @@ from cisray.flows.cluster import cluster
 from cisray.flows.score_export import export
 from cisray.flows.score_job import ScoreJob
 from cisray.flows.score_plan import plan_blocks, planned_path
-from cisray.flows.score_worker import Scorer, ScorerPlan, gene_score_names, placing_of, score_names, tolerance_of
-from cisray.flows.shards import Receipts, Task, file_identity, open_staging, run_tasks
+from cisray.flows.score_worker import (
+    Scorer,
+    ScorerPlan,
+    gene_score_names,
+    null_names,
+    placing_of,
+    score_names,
+    tolerance_of,
+)
+from cisray.flows.shards import RECEIPTS, Receipts, Task, file_identity, open_staging, run_tasks
 from cisray.genome.contigs import map_contigs
 from cisray.genome.reference import Reference, check_same_genome
 from cisray.genome.variant_selection import ALL_ROWS, SelectedVariants, contigs_of, select_variants
@@ -28,7 +36,7 @@ from cisray.progress import Progress, Report, silent
 from cisray.scoring.alleles import Status
 from cisray.scoring.calibration import Settings, calibration_paths, read_calibration
 from cisray.scoring.effects import SCORES, check_scores, make_measure, resolve_scores
-from cisray.scoring.forecast import describe_size
+from cisray.scoring.forecast import describe_size, describe_work
 from cisray.scoring.manifest import (
     Block,
     CalibrationSource,
@@ -41,11 +49,9 @@ from cisray.scoring.manifest import (
     write_manifest,
 )
 from cisray.scoring.masks import parse_mask
+from cisray.scoring.rows import table_schema
 from cisray.scoring.run_record import RunRecord, library_versions, machine_name, write_run
 from cisray.scoring.schema import BLOCKS_DIR
-
-# Scores that take their level from the reference, so that alleles cannot change places in them.
-_OF_REFERENCE = ("jeffreys_half", "ndi")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +98,7 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
         return out
     started = time.monotonic()
     planned = plan_blocks(staging.path, run.variants, block_rows=job.block_rows, windows=job.windows, report=report)
-    size = describe_size(planned["rows"], len(run.tracks), len(run.scores), job.storage)
-    report(Progress("read variants", planned["rows"], planned["rows"], "rows", note=size))
+    report(Progress("read variants", planned["rows"], planned["rows"], "rows", note=_forecast(run, planned["rows"])))
     contig_names = _contig_names(run, planned["contigs"])
     tasks = [
         Task(
@@ -102,12 +107,13 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
         for number in range(planned["blocks"])
     ]
     plan = ScorerPlan(job=job, bundle_dirs=tuple(models), contig_names=contig_names, staging=staging.path)
+    earlier = {task.name for task in tasks if (staging.path / RECEIPTS / f"{task.name}.json").exists()}
     with cluster(job.cluster):
         receipts = run_tasks(
             tasks, partial(Scorer, plan), staging=staging, cluster=job.cluster, stage="score", report=report
         )
     write_manifest(staging.path, _make_manifest(run, receipts, planned=planned, contig_names=contig_names))
-    write_run(staging.path, _run_record(job, receipts, seconds=time.monotonic() - started))
+    write_run(staging.path, _run_record(job, receipts, earlier=earlier, seconds=time.monotonic() - started))
     staging.finish()
     export(job, out)
     return out
@@ -115,29 +121,26 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
 
 def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
     """Open everything that the job names, and raise InputError where it does not fit together."""
-    predictors = tuple(Predictor(path, head=job.head) for path in models)
     reference = Reference(data_path(job.fasta, job.data_dir))
-    for path, predictor in zip(models, predictors, strict=True):
-        genome = predictor.card.genome_for("scoring variants of a genome")
-        check_same_genome(
-            reference, genome.contig_lengths, genome.contig_digests, genome.digest, what=f"the model {path}"
-        )
-        if predictor.card.track_names != predictors[0].card.track_names:
-            raise InputError(f"ensemble: {path} has other tracks than the model; wanted models of the same tracks")
-        predictor.check()
+    predictors = _open_models(job, models, reference)
     card = predictors[0].card
     for name in job.tracks:
         if name not in card.track_names:
             raise InputError(f"tracks: the model has no track {name!r}; it has {', '.join(card.track_names[:20])}")
     names, gene_names = score_names(job, predictors[0]), gene_score_names(job)
-    link = predictors[0].link
-    check_scores(resolve_scores(names), kind=card.kind, link=link, of_genes=False)
-    if gene_names:
-        check_scores(resolve_scores(gene_names), kind=card.kind, link=link, of_genes=True)
-    turned = [name for name in [*names, *gene_names] if name in _OF_REFERENCE]
-    if job.ref_mismatch == "flip" and turned:
+    for predictor in predictors:
+        check_scores(resolve_scores(names), kind=predictor.card.kind, link=predictor.link, of_genes=False)
+        if gene_names:
+            check_scores(resolve_scores(gene_names), kind=predictor.card.kind, link=predictor.link, of_genes=True)
+    for name in names:
+        if name in gene_names:
+            raise InputError(f"genes: {name} is among the scores of rows, too; name it once, or gene_log2fc for genes")
+    table_schema(names, job.tracks or card.track_names, storage=job.storage)  # tells which tracks cannot be stored
+    one_way = [name for name in [*names, *gene_names] if SCORES[name].one_way]
+    if job.ref_mismatch == "flip" and one_way:
         raise InputError(
-            f"ref_mismatch=flip exchanges the alleles, and {turned[0]} takes its level from the reference; leave it out"
+            f"ref_mismatch=flip exchanges the alleles, and {one_way[0]} of exchanged alleles is another number; "
+            "leave one out"
         )
     geometry = card.geometry
     placing_of(job, geometry.window_bp)
@@ -165,6 +168,41 @@ def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
     if job.calibration is not None:
         read_calibration(run.first.path, job.calibration).check(_settings(run))
     return run
+
+
+def _forecast(run: _Run, rows: int) -> str:
+    """Say how large the table will be, and how many times over its rows are scored."""
+    job, num_scores = run.job, len(run.scores)
+    beside = 2 * len(null_names(job, run.scores)) + (num_scores if job.calibration is not None else 0)
+    size = describe_size(rows, len(run.tracks), num_scores, job.storage, beside=beside)
+    work = describe_work(rows, job.null, job.windows)
+    return f"{size}; {work}" if work else size
+
+
+def _open_models(job: ScoreJob, models: Mapping[Path, ModelSource], reference: Reference) -> tuple[Predictor, ...]:
+    """Load the model, or those of an ensemble; raise InputError where they are not of the genome, or not alike."""
+    if len(models) != 1 + len(job.ensemble):
+        raise InputError(
+            f"ensemble: {1 + len(job.ensemble)} models are named, and {len(models)} of them differ; name each once"
+        )
+    predictors = tuple(Predictor(path, head=job.head) for path in models)
+    first = predictors[0].card
+    for path, predictor in zip(models, predictors, strict=True):
+        card = predictor.card
+        genome = card.genome_for("scoring variants of a genome")
+        check_same_genome(
+            reference, genome.contig_lengths, genome.contig_digests, genome.digest, what=f"the model {path}"
+        )
+        if card.track_names != first.track_names:
+            raise InputError(f"ensemble: {path} has other tracks than the model; wanted models of the same tracks")
+        shapes = [(one.window_bp, one.bin_bp, one.crop_bins) for one in (card.geometry, first.geometry)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"ensemble: {path} has (window_bp, bin_bp, crop_bins) of {shapes[0]}, and the model of {shapes[1]}; "
+                "wanted models of one geometry"
+            )
+        predictor.check()
+    return predictors
 
 
 def _settings(run: _Run) -> Settings:
@@ -203,6 +241,8 @@ def _plan(run: _Run) -> dict[str, Any]:
     ):
         if file is not None:
             plan[name] = file_identity(data_path(file, job.data_dir))
+    if job.calibration is not None:
+        plan["calibration"] = file_digest(calibration_paths(run.first.path, job.calibration)[0])
     return plan
 
 
@@ -253,6 +293,8 @@ def _make_manifest(
         gene_scores={name: formulas[name] for name in run.gene_scores},
         masks=({} if mask == "crop" else dict.fromkeys(run.scores, mask))
         | dict.fromkeys(run.gene_scores, job.genes.mask),
+        nulls=tuple(null_names(job, run.scores)),
+        null=job.null if job.null.number else None,
         window_bp=card.geometry.window_bp,
         window_policy=str(job.windows),
         indel_align=job.engine.align_for(card.geometry),
@@ -295,11 +337,13 @@ def _with_calibration(run: _Run, manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, quantiles=tuple(run.scores), calibration=source)
 
 
-def _run_record(job: ScoreJob, receipts: Receipts, *, seconds: float) -> RunRecord:
+def _run_record(job: ScoreJob, receipts: Receipts, *, earlier: Collection[str], seconds: float) -> RunRecord:
+    """Say what the run took; the rows of blocks that an earlier one had done count in no rate."""
     engine_s = total_s = 0.0
     rows = 0
     for receipt in receipts.values():
-        engine_s, total_s, rows = engine_s + receipt.facts["engine_s"], total_s + receipt.seconds, rows + receipt.rows
+        engine_s, total_s = engine_s + receipt.facts["engine_s"], total_s + receipt.seconds
+        rows += 0 if receipt.name in earlier else receipt.rows
     return RunRecord(
         seconds=seconds,
         rows_per_s=rows / max(seconds, 1e-9),

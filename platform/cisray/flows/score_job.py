@@ -12,9 +12,12 @@ from cisray.scoring.effects import resolve_scores
 from cisray.scoring.engine import EngineSpec
 from cisray.scoring.manifest import KEEP_ALL, Storage
 from cisray.scoring.masks import parse_mask
+from cisray.scoring.nulls import NO_NULL, NullSpec
 from cisray.scoring.windows import CENTERED, WindowSpec
 
 GENE_SCORES = ("gene_log2fc",)
+MOST_PASSES = 255
+"""That n_passes can count."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -30,7 +33,9 @@ class GeneSpec:
     """Kinds of genes, such as protein_coding; all by default."""
 
     def __post_init__(self) -> None:
-        resolve_scores(self.scores)
+        for name, score in resolve_scores(self.scores).items():
+            if score.is_place:
+                raise InputError(f"genes: {name} is counted from a variant, not in a gene; leave it out")
         if not parse_mask(self.mask).of_genes:
             raise InputError(f"genes: mask={self.mask!r}; wanted gene(exon) or gene(span)")
 
@@ -89,6 +94,8 @@ class ScoreJob:
     """What becomes of rows whose REF is not the genome's."""
     calibration: str | None = None
     """The name of a calibration of the model, to add each score's quantile among background variants."""
+    null: NullSpec = NO_NULL
+    """Windows of shuffled bases, to add what each score is worth beside those of the same alleles there."""
     storage: Storage = KEEP_ALL
     export: ExportSpec = ExportSpec()
     block_rows: int = Field(default=1024, ge=1)
@@ -96,11 +103,53 @@ class ScoreJob:
     cluster: ClusterSpec = ClusterSpec()
 
     def __post_init__(self) -> None:
-        if self.scores is not None:
-            resolve_scores(self.scores)
+        scores = {} if self.scores is None else resolve_scores(self.scores)
         if parse_mask(self.mask).of_genes:
             raise InputError(
                 f"mask={self.mask!r}: genes have a table of their own; name their file in genes.annotation"
             )
         if self.calibration is not None and self.ensemble:
             raise InputError("calibration: is of one model, and the job scores with an ensemble; leave one out")
+        if self.engine.cuda_graphs and not self.cluster.gpus_per_actor:
+            raise InputError(
+                "engine: cuda_graphs=true, but cluster.gpus_per_actor=0; give each actor a GPU, or leave it out"
+            )
+        num_passes = len(self.engine.passes) * (1 + len(self.ensemble))
+        if num_passes > MOST_PASSES:
+            raise InputError(
+                f"engine: {num_passes} passes, strands times shifts times models; a row counts up to {MOST_PASSES}: "
+                "name fewer shifts"
+            )
+        if len(set(self.tracks)) < len(self.tracks):
+            raise InputError("tracks names a track twice; name each once")
+        lists = {
+            "calibration": self.calibration is not None,
+            "null": self.null.number > 0,
+            "export.calico_h5": self.export.calico_h5,
+            "export.top": self.export.top > 0,
+        }
+        for what, is_wanted in lists.items():
+            if is_wanted and self.storage.values == "summary" and not self.storage.tracks:
+                raise InputError(
+                    f"{what}: is of lists of values, and storage keeps none; name tracks in storage.tracks, or set "
+                    'storage.values = "all"'
+                )
+        for name, one in scores.items():
+            if one.is_place:
+                self._check_place(name)
+
+    def _check_place(self, name: str) -> None:
+        """Raise InputError where a place would be averaged, ranked or rounded."""
+        engine = self.engine
+        if self.ensemble or len(engine.passes) > 1 or engine.shifts != (0,):
+            raise InputError(
+                f"scores: {name} is a place, and places of several passes have no mean; score with one model, "
+                'engine.strands = "forward" and engine.shifts = [0], or leave it out'
+            )
+        if self.storage != KEEP_ALL:
+            raise InputError(
+                f"scores: {name} is a place, of which there is no strongest track, and float16 cannot hold all; leave "
+                "[storage] out, and name the tracks to predict in `tracks`"
+            )
+        if self.calibration is not None:
+            raise InputError(f"calibration: {name} is a place, and ranks of places say nothing; leave one out")

@@ -1,6 +1,7 @@
 """Cut a variants file into blocks of neighbouring rows, in memory that does not grow with the file."""
 
 import heapq
+import shutil
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
@@ -20,6 +21,9 @@ from cisray.scoring.windows import WindowSpec
 SUMMARY_NAME = "summary.json"
 # Rows of an unsorted file that are sorted in memory at once.
 RUN_ROWS = 250_000
+MOST_MERGED = 128
+# Rows of a sorted part that are in memory while it is merged.
+ROWS_READ = 4096
 REPORT_ROWS = 100_000
 # A block waits for the end of a window that its rows share, but not beyond so many times its size.
 MOST_TIMES = 4
@@ -90,12 +94,22 @@ def _sorted_rows(variants: Iterable[Variant], contigs: dict[str, int], folder: P
     parts = []
     for number, part in _batched(variants, RUN_ROWS):
         path = folder / f"{number:05d}.parquet"
-        pq.write_table(variants_table(sorted(part, key=place)), path, row_group_size=4096)
+        pq.write_table(variants_table(sorted(part, key=place)), path, row_group_size=ROWS_READ)
         parts.append(path)
+    while len(parts) > MOST_MERGED:  # of very many parts, some make one first, so that few files are open at once
+        some, parts = parts[:MOST_MERGED], parts[MOST_MERGED:]
+        parts.append(folder / f"merged-{some[0].name}")
+        _write_rows(heapq.merge(*map(_read_rows, some), key=place), parts[-1])
+        for path in some:
+            path.unlink()
     yield from heapq.merge(*map(_read_rows, parts), key=place)
-    for path in parts:
-        path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
+
+
+def _write_rows(rows: Iterable[Variant], path: Path) -> None:
+    with pq.ParquetWriter(path, variants_table([]).schema) as file:
+        for _, some in _batched(rows, ROWS_READ):
+            file.write_table(variants_table(some))
 
 
 def _batched(rows: Iterable[Variant], size: int) -> Iterator[tuple[int, list[Variant]]]:
@@ -105,7 +119,7 @@ def _batched(rows: Iterable[Variant], size: int) -> Iterator[tuple[int, list[Var
 
 def _read_rows(path: Path) -> Iterator[Variant]:
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096):
+        for batch in file.iter_batches(batch_size=ROWS_READ):
             columns = [batch.column(name).to_pylist() for name in Variant._fields]
             yield from map(Variant._make, zip(*columns, strict=True))
 

@@ -1,6 +1,7 @@
 """Score one block of variants: place them in windows, run the engine, and lay out what it finds as rows."""
 
 import functools
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cisray.bundle import Predictor
 from cisray.config import data_path
 from cisray.datasets.loci.regions import NO_SPANS, Spans, load_spans
+from cisray.errors import InputError
 from cisray.files import file_digest, written_whole
 from cisray.flows.score_job import ScoreJob
 from cisray.genome.genes import Gene, GenePart, Genes, read_genes
@@ -24,9 +26,10 @@ from cisray.genome.reference import Reference
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import Edit, Flag
 from cisray.scoring.calibration import Calibration, read_calibration
-from cisray.scoring.effects import USUAL_SCORES, make_measure, resolve_scores
+from cisray.scoring.effects import SCORES, USUAL_SCORES, make_measure, resolve_scores
 from cisray.scoring.engine import TOLERANCES, Engine, Scored
-from cisray.scoring.masks import make_masks, parse_mask
+from cisray.scoring.masks import make_masks, offsets_of_kept, parse_mask
+from cisray.scoring.nulls import AgainstNull, hold_against, windows_with_nulls
 from cisray.scoring.readout import Model
 from cisray.scoring.rows import GENE_COLUMNS, ScoredRows, build_gene_rows, build_rows, count_underflows, write_rows
 from cisray.scoring.schema import GENES_DIR
@@ -49,6 +52,8 @@ class Found(NamedTuple):
     """What the engine found for the windows of a block, and how long it took."""
 
     windows: list[Scored]
+    nulls: list[dict[str, AgainstNull]]
+    """Of each window per score, where its edits stand, [E, T]; empty where no null is asked for."""
     engine_s: float
 
 
@@ -60,6 +65,11 @@ def score_names(job: ScoreJob, predictor: Predictor) -> list[str]:
 def gene_score_names(job: ScoreJob) -> list[str]:
     """Return the names of a job's scores of genes; none without an annotation."""
     return list(resolve_scores(job.genes.scores)) if job.genes.annotation else []
+
+
+def null_names(job: ScoreJob, names: Sequence[str]) -> list[str]:
+    """Return which of a job's scores are held against shuffled windows: all but places, where it asks for any."""
+    return [name for name in names if job.null.number and not SCORES[name].is_place]
 
 
 def model_of(predictor: Predictor) -> Model:
@@ -101,6 +111,7 @@ class Scorer:
             measure=make_measure([*self._names, *self._of_genes]),
             spec=job.engine,
             tracks=[card.track_names.index(name) for name in self._tracks] if job.tracks else None,
+            unchecked=[name for name in self._names if SCORES[name].is_place],
             device=device,
         )
         self._stitched = job.engine.align_for(card.geometry) == "stitch"
@@ -122,21 +133,27 @@ class Scorer:
         variants = list(map(Variant._make, zip(*columns, strict=True)))
         contigs = [self._contig_names.get(variant.contig) for variant in variants]
         placed = place_variants(variants, contigs, self._reference, placing=self._placing, masks_of=self._masks_of)
-        found = self._run(placed)
+        try:
+            found = self._run(placed)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"engine: batches of {self.job.engine.batch_size} windows do not fit into the memory of "
+                f"{self._engine.device} ({str(error).split('.')[0]}); set a smaller engine.batch_size"
+            ) from None
         scored = np.flatnonzero(placed.window >= 0)
         first_masks = self._first_masks(placed, scored)
         matrices = self._values(placed, scored, found, first_masks, self._names)
         table = build_rows(
             planned,
             placed.statuses,
-            self._scored_rows(placed, scored, matrices),
+            self._scored_rows(placed, scored, matrices, found.nulls),
             tracks=self._tracks,
             storage=self.job.storage,
         )
         facts = {
             "counts": dict(Counter(status.value for status in placed.statuses)),
             "noise_floor": self._engine.noise_floor,
-            "recomputed": min(self.job.engine.check_rows, int(placed.num_edits.sum())),
+            "recomputed": min(self.job.engine.check_rows, int(placed.num_edits.sum()) * (1 + self.job.null.number)),
             "difference": max(self._engine.checked.values(), default=0.0),
             "underflows": count_underflows(matrices, self.job.storage),
             "engine_s": found.engine_s,
@@ -154,20 +171,36 @@ class Scorer:
         write_rows(table, path)
 
     def _run(self, placed: Placed) -> Found:
-        """Run the engine over a block's windows; reading their bases is not its time."""
+        """Run the engine over a block's windows; reading and shuffling their bases is not its time."""
         reading_s = 0.0
 
         def windows() -> Iterator[WindowEdits]:
             nonlocal reading_s
             asked = time.perf_counter()
-            for window in placed.windows():
+            for window in windows_with_nulls(placed, self.job.null):
                 reading_s += time.perf_counter() - asked
                 yield window
                 asked = time.perf_counter()
 
         started = time.perf_counter()
-        found = list(self._engine.score(windows()))
-        return Found(found, time.perf_counter() - started - reading_s)
+        found, nulls = [], []
+        scored = self._engine.score(windows())
+        for number in range(len(placed.held)):
+            found.append(next(scored))
+            if self.job.null.number:
+                nulls.append(self._hold_edits(found[-1], scored, self._offsets_of_edits(placed, number)[:-1]))
+        assert next(scored, None) is None  # which lets the engine check a sample
+        return Found(found, nulls, time.perf_counter() - started - reading_s)
+
+    def _hold_edits(self, window: Scored, nulls: Iterator[Scored], firsts: NDArray[np.int64]) -> dict[str, AgainstNull]:
+        """Hold the edits of a window, each at its first mask, against their nulls, which come next, edit by edit."""
+        against: dict[str, list[AgainstNull]] = {name: [] for name in null_names(self.job, self._names)}
+        for first in firsts:
+            shuffled = list(itertools.islice(nulls, self.job.null.number))
+            for name, held in against.items():
+                null = np.concatenate([each.values[name] for each in shuffled])
+                held.append(hold_against(window.values[name][first], null))
+        return {name: AgainstNull(*map(np.stack, zip(*held, strict=True))) for name, held in against.items()}
 
     def _masks_of(self, contig: str, window_start: int, edit: Edit) -> NDArray[np.bool_]:
         """Return the bins that an edit's scores read, then those of each gene in its window, [1 + genes, N]."""
@@ -196,11 +229,15 @@ class Scorer:
 
     def _first_masks(self, placed: Placed, scored: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return where each scored row's values begin among those of its window, [S]."""
-        offsets = [np.cumsum([0, *(len(edit.masks) for edit in window.edits.values())]) for window in placed.held]
+        offsets = [self._offsets_of_edits(placed, number) for number in range(len(placed.held))]
         return np.array(
             [offsets[window][edit] for window, edit in zip(placed.window[scored], placed.edit[scored], strict=True)],
             np.int64,
         )
+
+    def _offsets_of_edits(self, placed: Placed, window: int) -> NDArray[np.int64]:
+        """Return where the values of each of a window's E edits begin, and where they end, [E + 1]."""
+        return np.cumsum([0, *(len(edit.masks) for edit in placed.held[window].edits.values())])
 
     def _values(
         self,
@@ -219,11 +256,31 @@ class Scorer:
                 matrix[row] = found.windows[window].values[name][place]
             if scores[name].signed:
                 matrix[turned] *= -1
-            values[name] = matrix
+            values[name] = self._offsets(placed, scored, matrix) if scores[name].is_place else matrix
         return values
 
+    def _offsets(self, placed: Placed, scored: NDArray[np.intp], ranks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how many bases lie from each row's norm_pos to the kept bin of a rank, [S, T]."""
+        masks = [[edit.masks[0] for edit in window.edits.values()] for window in placed.held]
+        offsets = np.empty_like(ranks)
+        for index, row in enumerate(scored):
+            normal = placed.normals[row]
+            assert normal is not None
+            of_kept = offsets_of_kept(
+                masks[placed.window[row]][placed.edit[row]],
+                window_start=int(placed.window_start[row]),
+                position=normal.norm_pos - 1,
+                geometry=self._geometry,
+            )
+            offsets[index] = of_kept[ranks[index].astype(np.int64)]
+        return offsets
+
     def _scored_rows(
-        self, placed: Placed, scored: NDArray[np.intp], values: Mapping[str, NDArray[np.float32]]
+        self,
+        placed: Placed,
+        scored: NDArray[np.intp],
+        values: Mapping[str, NDArray[np.float32]],
+        nulls: Sequence[Mapping[str, AgainstNull]],
     ) -> ScoredRows:
         normals = [normal for row in scored if (normal := placed.normals[row]) is not None]
         flags = placed.flags[scored].copy()
@@ -245,7 +302,24 @@ class Scorer:
             n_passes=np.full(len(scored), self._engine.passes),
             values=values,
             quantiles=quantiles,
+            nulls=self._nulls_of_rows(placed, scored, nulls),
         )
+
+    def _nulls_of_rows(
+        self, placed: Placed, scored: NDArray[np.intp], nulls: Sequence[Mapping[str, AgainstNull]]
+    ) -> dict[str, AgainstNull]:
+        """Return where the scored rows stand, [S, T] per score; the signs of flipped ones turn as their scores' do."""
+        of_rows = {}
+        for name in null_names(self.job, self._names):
+            shape = len(scored), len(self._tracks)
+            z, p = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            for index, row in enumerate(scored):
+                held = nulls[placed.window[row]][name]
+                z[index], p[index] = held.z[placed.edit[row]], held.p[placed.edit[row]]
+            if SCORES[name].signed:
+                z[placed.flipped[scored]] *= -1
+            of_rows[name] = AgainstNull(z, p)
+        return of_rows
 
     def _gene_rows(
         self,

@@ -1,13 +1,9 @@
-"""Say how far apart two predictions are: the scores, their formulas and their names.
-
-A score reads the bins that a mask keeps (see scoring.masks), on the tracks' natural scale. In a formula, r is the
-prediction for the reference and a that for the alternate; sum, mean, max and norm2 run over the kept bins.
-"""
+"""Say how far apart two predictions are: score them by name, over the bins that masks keep."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +11,7 @@ from torch import Tensor
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 from cisray.models.outputs import Link
-from cisray.scoring import formulas
+from cisray.scoring.definitions import DEFINED, Score
 from cisray.scoring.formulas import KeptBins
 
 PSEUDOCOUNT = 1.0
@@ -23,185 +19,6 @@ PSEUDOCOUNT = 1.0
 VALUES_AT_ONCE_CPU = 1 << 17
 VALUES_AT_ONCE_GPU = 1 << 24
 FEWEST_TRACKS = 32  # a chunk of fewer would read scattered memory
-
-
-class Score(NamedTuple):
-    """One number per track made of two predictions."""
-
-    of_bins: Callable[[KeptBins], Tensor]
-    """Gives [R, T] in float64."""
-    formula: str
-    """What the manifest quotes, at the usual pseudocount; see the module's docstring for its words."""
-    signed: bool
-    """Whether the sign says which allele is higher."""
-    aliases: tuple[str, ...]
-    """The names the same number has elsewhere."""
-    source: str
-    """Where it was defined, as a DOI or the name of the program."""
-    kinds: tuple[Kind, ...]
-    """The targets whose predictions it suits."""
-    compares: bool = True
-    """Whether two equal predictions give 0; one that does not has no noise floor."""
-    of_genes: bool = False
-    """Whether it is read over a gene."""
-    of_probabilities: bool = False
-    function: Callable[[Tensor, Tensor], Tensor] = torch.sub
-    """From reference and alternate [B, N, T] to [B, T] in float32, over all bins."""
-
-    @property
-    def alias(self) -> str:
-        """The aliases, for a person."""
-        return ", ".join(self.aliases) or "–"
-
-
-_ANY: tuple[Kind, ...] = get_args(Kind)
-_COVERAGE: tuple[Kind, ...] = ("coverage",)
-_LABELS: tuple[Kind, ...] = ("labels",)
-_NOT_NEGATIVE: tuple[Kind, ...] = ("coverage", "labels")
-_BASENJI, _BORZOI, _ENFORMER = (
-    "doi:10.1101/gr.227819.117",
-    "doi:10.1038/s41588-024-02053-6",
-    "doi:10.1038/s41592-021-01252-x",
-)
-_ALPHAGENOME, _CHROMBPNET = "doi:10.1038/s41586-025-10014-0", "doi:10.1101/2024.12.25.630221"
-_DEEPSEA, _BASKERVILLE = "doi:10.1038/nmeth.3547", "baskerville"
-_LOG2FC = "log2(1 + sum(max(a, 0))) - log2(1 + sum(max(r, 0)))"
-_SHARES = "p = (max(r, 0) + k) / sum(max(r, 0) + k), q the same of a"
-_LEVEL = "k = 1e-9 + the 25th percentile of max(r, 0)"
-_LOGIT = "mean(logit(a) - logit(r))"
-_WITHIN = "logit(x) = ln(x / (1 - x)), with x no nearer than 1e-6 to 0 and 1"
-
-_SCORES = {
-    "delta_sum": Score(
-        formulas.delta_sum,
-        "sum(a) - sum(r)",
-        signed=True,
-        aliases=("SAD", "SUM", "SED", "DIFF_SUM"),
-        source=_BASENJI,
-        kinds=_ANY,
-    ),
-    "delta_mean": Score(
-        formulas.delta_mean, "mean(a) - mean(r)", signed=True, aliases=("DIFF_MEAN",), source=_ENFORMER, kinds=_ANY
-    ),
-    "log2fc": Score(
-        formulas.log2fc, _LOG2FC, signed=True, aliases=("logSED", "DIFF_LOG2_SUM"), source=_BORZOI, kinds=_NOT_NEGATIVE
-    ),
-    "sum_log2": Score(
-        formulas.sum_log2,
-        "sum(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))",
-        signed=True,
-        aliases=("logSUM", "logSAD", "DIFF_SUM_LOG2"),
-        source=_BORZOI,
-        kinds=_NOT_NEGATIVE,
-    ),
-    "max_signed": Score(
-        formulas.max_signed,
-        "a - r in the bin of the largest |a - r|, the first of equals",
-        signed=True,
-        aliases=("SAX",),
-        source=_BASENJI,
-        kinds=_ANY,
-    ),
-    "l1": Score(formulas.l1, "sum(|a - r|)", signed=False, aliases=("D1",), source=_BASKERVILLE, kinds=_ANY),
-    "l2": Score(formulas.l2, "norm2(a - r)", signed=False, aliases=("D2", "L2_DIFF"), source=_BASKERVILLE, kinds=_ANY),
-    "l2_log2": Score(
-        formulas.l2_log2,
-        "norm2(log2(1 + max(a, 0)) - log2(1 + max(r, 0)))",
-        signed=False,
-        aliases=("logD2",),
-        source=_BORZOI,
-        kinds=_NOT_NEGATIVE,
-    ),
-    "jsd": Score(
-        formulas.jsd,
-        f"sqrt(sum(p log2(p / m) + q log2(q / m)) / 2), m = (p + q) / 2, {_SHARES}, k = 1e-9",
-        signed=False,
-        aliases=(),
-        source=_CHROMBPNET,
-        kinds=_COVERAGE,
-    ),
-    "jeffreys_half": Score(
-        formulas.jeffreys_half,
-        f"sum((p - q) ln(p / q)) / 2, {_SHARES}, {_LEVEL}",
-        signed=False,
-        aliases=("JS",),
-        source=_BASKERVILLE,
-        kinds=_COVERAGE,
-    ),
-    "ndi": Score(
-        formulas.ndi,
-        f"max(|p - q|), {_SHARES}, {_LEVEL}",
-        signed=False,
-        aliases=("nDi",),
-        source=_BORZOI,
-        kinds=_COVERAGE,
-    ),
-    "active_sum": Score(
-        formulas.active_sum,
-        "max(sum(a), sum(r))",
-        signed=False,
-        aliases=("ACTIVE_SUM",),
-        source=_ALPHAGENOME,
-        kinds=_NOT_NEGATIVE,
-        compares=False,
-    ),
-    "active_mean": Score(
-        formulas.active_mean,
-        "max(mean(a), mean(r))",
-        signed=False,
-        aliases=("ACTIVE_MEAN",),
-        source=_ALPHAGENOME,
-        kinds=_NOT_NEGATIVE,
-        compares=False,
-    ),
-    "logit_diff": Score(
-        formulas.logit_diff,
-        f"{_LOGIT}, {_WITHIN}",
-        signed=True,
-        aliases=("logit",),
-        source=_DEEPSEA,
-        kinds=_LABELS,
-        of_probabilities=True,
-    ),
-    "prob_diff": Score(
-        formulas.delta_mean,
-        "mean(a) - mean(r)",
-        signed=True,
-        aliases=("diff",),
-        source=_DEEPSEA,
-        kinds=_LABELS,
-        of_probabilities=True,
-    ),
-    "deepsea_e": Score(
-        formulas.deepsea_e,
-        f"|{_LOGIT}| * |mean(a) - mean(r)|, {_WITHIN}",
-        signed=False,
-        aliases=("deepsea_effect",),
-        source=_DEEPSEA,
-        kinds=_LABELS,
-        of_probabilities=True,
-    ),
-    "gene_log2fc": Score(
-        formulas.log2fc, _LOG2FC, signed=True, aliases=(), source=_BORZOI, kinds=_NOT_NEGATIVE, of_genes=True
-    ),
-    "gene_ln_mean": Score(
-        formulas.ln_of_means,
-        "ln(mean(max(a, 0)) + 0.001) - ln(mean(max(r, 0)) + 0.001)",
-        signed=True,
-        aliases=("GeneMaskLFC",),
-        source=_ALPHAGENOME,
-        kinds=_NOT_NEGATIVE,
-        of_genes=True,
-    ),
-    "ies": Score(
-        formulas.ies,
-        f"|{_LOG2FC}| * jsd, jsd of {_SHARES}, k = 1e-9",
-        signed=False,
-        aliases=("abs_logfc_x_jsd",),
-        source=_CHROMBPNET,
-        kinds=_COVERAGE,
-    ),
-}
 
 
 class Measure:
@@ -318,7 +135,7 @@ def _over_all_bins(name: str, reference: Tensor, alternate: Tensor) -> Tensor:
 
 
 SCORES: Mapping[str, Score] = {
-    name: score._replace(function=partial(_over_all_bins, name)) for name, score in _SCORES.items()
+    name: score._replace(function=partial(_over_all_bins, name)) for name, score in DEFINED.items()
 }
 
 

@@ -12,6 +12,7 @@ from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.files import read_json, write_json
 from cisray.scoring.alleles import MismatchPolicy, Status
+from cisray.scoring.nulls import NullSpec
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -156,6 +157,10 @@ class Manifest:
     quantiles: tuple[str, ...] = ()
     """Scores with a list of quantiles beside them."""
     calibration: CalibrationSource | None = None
+    nulls: tuple[str, ...] = ()
+    """Scores with lists of z_null and p_null beside them."""
+    null: NullSpec | None = None
+    """The shuffled windows that these stand against."""
     window_bp: int
     window_policy: Annotated[str, Field(pattern=r"^(centered|grid=[1-9][0-9]*)$")] = "centered"
     """"centered": the window starts window_bp // 2 bases before the variant's first base. "grid=G": the middle of
@@ -176,7 +181,8 @@ class Manifest:
     rows: int
     records: int
     noise_floor: dict[str, float | None]
-    """Per score, the largest |score| of a variant that changes nothing; None for a score of one allele."""
+    """Per score, the largest |score| of a variant that changes nothing, and with a precision below float32 no less than
+    the largest difference that the guard saw; None for a score of one allele and for a place."""
     guard: Guard | None = None
     underflows: dict[str, int] = field(default_factory=dict)
     """Score -> values other than 0 that became 0 in float16; without those that have none."""
@@ -201,8 +207,8 @@ class Manifest:
 
     def _check_names(self, names: Iterable[str]) -> None:
         """Raise InputError where a setting of single scores names one that is not there."""
-        for setting, named in (("masks", self.masks), ("quantiles", self.quantiles), ("underflows", self.underflows)):
-            unknown = sorted(set(named) - set(names))
+        for setting in ("masks", "quantiles", "nulls", "underflows"):
+            unknown = sorted(set(getattr(self, setting)) - set(names))
             if unknown:
                 raise InputError(f"{setting} names the score {unknown[0]!r}, which the table does not have")
         if self.genes and not self.gene_scores:

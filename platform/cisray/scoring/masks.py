@@ -99,6 +99,16 @@ def make_masks(
     return np.stack(masks) if masks else np.empty((0, geometry.num_bins), np.bool_)
 
 
+def offsets_of_kept(
+    mask: NDArray[np.bool_], *, window_start: int, position: int, geometry: Geometry
+) -> NDArray[np.int64]:
+    """Return how many bases lie from a position to the first base of each bin that a mask [N] keeps, [K].
+
+    To the right they count from 0 up. `window_start` and `position` are 0-based.
+    """
+    return window_start + geometry.crop_bp + geometry.bin_bp * np.flatnonzero(mask) - position
+
+
 def unseen_bp(regions: Sequence[Intervals], *, window_start: int, geometry: Geometry) -> NDArray[np.int64]:
     """Return how many bases of each region lie beyond the bins that a window predicts, [M]."""
     first = window_start + geometry.crop_bp

@@ -14,6 +14,7 @@ from cisray.errors import InputError
 from cisray.genome.variants import Variant
 from cisray.scoring.alleles import SCORED, Status
 from cisray.scoring.manifest import KEEP_ALL, Storage
+from cisray.scoring.nulls import AgainstNull
 
 ORDER_COLUMNS = ("record_index", "allele_index")
 ALLELE_BITS = 16
@@ -52,6 +53,8 @@ class ScoredRows:
     """Per score [S, T]."""
     quantiles: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Per score that is calibrated, [S, T]."""
+    nulls: Mapping[str, AgainstNull] = field(default_factory=dict)
+    """Per score that has a null, [S, T] of both."""
 
 
 def table_schema(
@@ -60,6 +63,7 @@ def table_schema(
     *,
     storage: Storage = KEEP_ALL,
     quantiles: Sequence[str] = (),
+    nulls: Sequence[str] = (),
 ) -> pa.Schema:
     """Return the Arrow schema of the rows; each list's metadata name its tracks, tab-separated.
 
@@ -84,6 +88,7 @@ def table_schema(
             pa.field("n_passes", pa.uint8()),
             *_score_fields(scores, tracks, storage),
             *_list_fields([quantile_column(name) for name in quantiles], tracks, storage),
+            *_list_fields([column for name in nulls for column in null_columns(name)], tracks, storage),
         ]
     )
 
@@ -111,6 +116,11 @@ def gene_schema(
 def quantile_column(score: str) -> str:
     """Name the column of a score's quantiles."""
     return f"{score}.quantile"
+
+
+def null_columns(score: str) -> tuple[str, str]:
+    """Name the columns of where a score stands among those of shuffled windows."""
+    return f"{score}.z_null", f"{score}.p_null"
 
 
 def top_columns(score: str) -> tuple[str, str]:
@@ -144,7 +154,9 @@ def build_rows(
     check_order(variants)
     has_scores = np.array([status in SCORED for status in statuses], bool)
     _check_scored(scored, np.flatnonzero(has_scores))
-    schema = table_schema(list(scored.values), tracks, storage=storage, quantiles=list(scored.quantiles))
+    schema = table_schema(
+        list(scored.values), tracks, storage=storage, quantiles=list(scored.quantiles), nulls=list(scored.nulls)
+    )
     to_rows = _places(has_scores)
     flags = np.zeros(variants.num_rows, np.uint16)
     flags[scored.rows] = scored.flags
@@ -154,8 +166,10 @@ def build_rows(
         columns[name] = pa.array(getattr(scored, name), schema.field(name).type).take(to_rows)
     for name, values in scored.values.items():
         columns |= _score_columns(name, values, has_scores, tracks=tracks, storage=storage)
-    for name, values in scored.quantiles.items():
-        column = quantile_column(name)
+    beside = {quantile_column(name): values for name, values in scored.quantiles.items()}
+    for name, against in scored.nulls.items():
+        beside |= dict(zip(null_columns(name), against, strict=True))
+    for column, values in beside.items():
         _check_values(values, name=column, num_rows=len(scored.rows), num_tracks=len(tracks))
         columns |= _list_column(column, values, has_scores, tracks=tracks, storage=storage)
     return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -8,10 +8,11 @@
 A row is a (record, ALT) of the input: chrom, pos (1-based), id, ref, alt as written, record_index and
 allele_index to join back, norm_pos (1-based), norm_ref and norm_alt as they were scored, status, flags (the bits of
 `alleles.Flag`), window_start (0-based), center_offset (bases from the window's middle to the variant), n_passes,
-then one list of float32 or float16 per score, with one value per track, and `<score>.quantile` for those that are
-calibrated. Where the manifest's storage says "summary", there stand `<score>_top_track` (index into the manifest's
-tracks) and `<score>_top_value`, and lists hold the tracks that storage names, if any. A row without scores has nulls
-there, never zeros or NaN.
+then one list of float32 or float16 per score, with one value per track, `<score>.quantile` for those that are
+calibrated, and `<score>.z_null` and `<score>.p_null` for those that were held against shuffled windows. Where the
+manifest's storage says "summary", there stand `<score>_top_track` (index into the manifest's tracks) and
+`<score>_top_value`, and lists hold the tracks that storage names, if any. A row without scores has nulls there, never
+zeros or NaN.
 
 A row of genes/ is a (record, ALT, gene): record_index, allele_index, gene_id, gene_name, gene_strand, tss_distance
 in bases, and the scores of genes as above.
@@ -53,7 +54,13 @@ SLICE_VALUES = 1 << 18
 
 def block_schema(manifest: Manifest) -> pa.Schema:
     """Return the Arrow schema of a score table's rows."""
-    return table_schema(list(manifest.scores), manifest.tracks, storage=manifest.storage, quantiles=manifest.quantiles)
+    return table_schema(
+        list(manifest.scores),
+        manifest.tracks,
+        storage=manifest.storage,
+        quantiles=manifest.quantiles,
+        nulls=manifest.nulls,
+    )
 
 
 def iter_blocks(scores_dir: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

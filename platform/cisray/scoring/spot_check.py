@@ -53,8 +53,8 @@ class SpotCheck:
                 lane.add(slot)
                 lane.flush()
             rounding = _rounding(window, lanes[0])
-            for name, sums in slot.sums.items():
-                difference = float(np.abs(sums.cpu().numpy() - values[name]).max())
+            for name in self.largest:
+                difference = float(np.abs(slot.sums[name].cpu().numpy() - values[name]).max())
                 if self.largest[name]:
                     shares[name] = max(shares[name], difference / self.largest[name])
                 if difference > tolerance * self.largest[name] + rounding[name]:

@@ -7,12 +7,14 @@ and head run whole. Any other network runs whole on every alternate.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from cisray.errors import InputError
 from cisray.models.layers import Network, Pyramid
@@ -101,6 +103,7 @@ class PatchTrunk:
         device: torch.device,
         precision: str,
         compiled_rows: tuple[int, ...] = (),
+        cuda_graphs: bool = False,
     ) -> None:
         self.network = network
         self.readout = readout
@@ -112,11 +115,12 @@ class PatchTrunk:
         self._can_be_narrow = self.tail is not None and len(self.reaches) == 1 and narrow.is_narrow(network.context)
         self.compiled_rows = compiled_rows
         """Numbers of rows that compiled code is for; others are run as they come, not to compile for every shape."""
-        self._compiled_embed = torch.compile(network.embed, dynamic=False) if compiled_rows else network.embed
+        compiled = partial(_compiled, cuda_graphs=cuda_graphs)
+        self._compiled_embed = compiled(network.embed) if compiled_rows else network.embed
         # on a CPU, attention in blocks is faster than what the compiler makes of it
         on_gpu = device.type == "cuda" and compiled_rows
-        self._run_context = torch.compile(network.context, dynamic=False) if on_gpu else network.context
-        self._run_head = torch.compile(self.head, dynamic=False) if on_gpu else self.head
+        self._run_context = compiled(network.context) if on_gpu else network.context
+        self._run_head = compiled(self.head) if on_gpu else self.head
         self._pays: dict[tuple[int, int], bool] = {}
 
     def embed(self, codes: Tensor) -> tuple[Tensor, ...]:
@@ -246,16 +250,32 @@ def _added_by_patches(rows: Sequence[Row], patched: Sequence[Patched], width: in
     return Narrow(torch.stack(runs).mT.contiguous(), np.array(starts), num_bins)
 
 
+def _compiled(run: Callable[..., Any], *, cuda_graphs: bool) -> Callable[..., Any]:
+    """Return compiled code for inputs of few shapes."""
+    if not cuda_graphs:
+        return torch.compile(run, dynamic=False)
+    graph = torch.compile(run, dynamic=False, mode="reduce-overhead")
+    # a graph writes its outputs to the same memory every time, and references are kept
+    return lambda *inputs: tree_map_only(Tensor, torch.clone, graph(*inputs))
+
+
 def trunk_of(
-    network: nn.Module, readout: Readout, *, device: torch.device, precision: str, compiled_rows: tuple[int, ...]
+    network: nn.Module,
+    readout: Readout,
+    *,
+    device: torch.device,
+    precision: str,
+    compiled_rows: tuple[int, ...],
+    cuda_graphs: bool = False,
 ) -> PatchTrunk | WholeTrunk:
     """Choose the trunk that makes the least of a network's work."""
+    how: dict[str, Any] = {"device": device, "precision": precision}
     if isinstance(network, Network):
         try:
-            return PatchTrunk(network, readout, device=device, precision=precision, compiled_rows=compiled_rows)
+            return PatchTrunk(network, readout, **how, compiled_rows=compiled_rows, cuda_graphs=cuda_graphs)
         except InputError:  # a layer of `local` of which nothing is known
             pass
-    return WholeTrunk(network, readout, device=device, precision=precision)
+    return WholeTrunk(network, readout, **how)
 
 
 def reference_rows(batch_size: int, window_bp: int, device: torch.device) -> int:

@@ -89,6 +89,13 @@ class Placing:
                 f"grid_bp={grid.grid_bp} lets variants lie outside of windows of {self.window_bp} bp; "
                 f"set it to {self.window_bp} or less"
             )
+        left_bp = self.window_bp // 2 - (0 if grid.policy == "centered" else grid.grid_bp // 2)
+        right_bp = room_bp - self.max_allele_bp
+        if self.max_allele_bp <= room_bp and not -right_bp <= min(self.shifts) <= max(self.shifts) <= left_bp:
+            raise InputError(
+                f"shifts={self.shifts} move a variant out of its window of {self.window_bp} bp; wanted shifts from "
+                f"{-right_bp} to {left_bp} bp"
+            )
         if self.max_allele_bp > room_bp:
             raise InputError(
                 f"max_allele_bp={self.max_allele_bp}, but a window of {self.window_bp} bp with the policy {grid} may "

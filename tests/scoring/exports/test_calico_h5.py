@@ -4,7 +4,8 @@ import pytest
 
 from cisray.errors import InputError
 from cisray.scoring import schema
-from cisray.scoring.exports.calico_h5 import calico_name, write_calico_h5
+from cisray.scoring.effects import SCORES
+from cisray.scoring.exports.calico_h5 import CALICO_NAMES, calico_name, write_calico_h5
 from cisray.scoring.manifest import Storage
 from cisray.scoring.schema import read_scores
 
@@ -44,6 +45,8 @@ def test_a_summary_has_no_such_form(make_scores, tmp_path):
 
 def test_names_that_calico_has():
     assert [calico_name(score) for score in ("delta_sum", "log2fc", "jsd", "mine")] == ["SAD", "logSED", "jsd", "mine"]
+    assert [calico_name(score) for score in ("max_gain", "delta_mean", "l2")] == ["max_gain", "delta_mean", "D2"]
+    assert {calico_name(score) for score in SCORES} >= set(CALICO_NAMES)
 
 
 def test_a_table_without_rows_gives_empty_datasets(make_scores, tmp_path):

@@ -13,6 +13,8 @@ from cisray.scoring.rows import score_values
 from cisray.scoring.schema import block_schema, iter_blocks, iter_slices
 
 TEXT_COLUMNS = {"snp": "id", "chr": "chrom", "ref_allele": "ref", "alt_allele": "alt", "status": "status"}
+CALICO_NAMES = ("SAD", "SAX", "D1", "D2", "logSED", "logSUM", "logD2", "JS", "nDi")
+"""Of scores, in Basenji and Borzoi."""
 
 
 def write_calico_h5(scores_dir: Path, out_path: Path, *, labels: Mapping[str, str] | None = None) -> None:
@@ -56,4 +58,5 @@ def write_calico_h5(scores_dir: Path, out_path: Path, *, labels: Mapping[str, st
 
 def calico_name(score: str) -> str:
     """Return the name of a score in Calico's programs, or ours where they have none."""
-    return SCORES[score].aliases[0] if score in SCORES and SCORES[score].aliases else score
+    theirs = [alias for alias in SCORES[score].aliases if alias in CALICO_NAMES] if score in SCORES else []
+    return theirs[0] if theirs else score
