@@ -13,9 +13,10 @@ from cisray.baselines.feature_sets import (
     PlacedKmers,
     RegionKmers,
     check_sets,
-    features_digest,
 )
 from cisray.baselines.features import composition, count_gapped_kmers, count_kmers, motif_scores, place_kmers
+from cisray.baselines.held_out import Windows
+from cisray.baselines.passes import pass_over
 from cisray.baselines.region_kmers import count_region_kmers
 from cisray.errors import InputError
 from cisray.genome.motifs import read_motif
@@ -46,6 +47,13 @@ def motif_file(tmp_path, monkeypatch):
     return tmp_path / "motifs.meme"
 
 
+def learn(maker, codes, targets):
+    """Learn all that there is to learn, from windows in two parts."""
+    half = len(codes) // 2
+    maker.read_files()
+    maker.learn(pass_over(Windows(codes[:half], targets[:half]), Windows(codes[half:], targets[half:])))
+
+
 def random_codes(num=7, length=30, seed=0):
     return np.random.default_rng(seed).integers(0, 5, (num, length), np.uint8)
 
@@ -57,12 +65,12 @@ def test_the_columns_of_all_sets_stand_side_by_side(motif_file):
         GappedKmers(length_bp=4, k=2),
         PlacedKmers(k=1),
         Composition(regions=REGIONS),
-        Motifs(path="motifs.meme", motifs=("M2", "first")),
+        Motifs(path="motifs.meme", names=("M2", "first")),
         RegionKmers(longest=3, num_parts=3, num_kept=9),
     )
     codes, targets = random_codes(40), np.random.default_rng(1).normal(size=(40, 2))
     maker = FeatureMaker(sets, window_bp=30)
-    maker.learn(codes, targets)
+    learn(maker, codes, targets)
     rows = maker(codes).toarray()
     motifs = [read_motif(motif_file, name) for name in ("M2", "M1")]
     parts = [
@@ -89,7 +97,7 @@ def test_what_is_not_defined_counts_as_the_mean_of_the_training_windows():
     codes = random_codes(30)
     blank = np.full((1, 30), 4, np.uint8)
     maker = FeatureMaker((Composition(regions=REGIONS),), window_bp=30)
-    maker.learn(np.concatenate([codes, blank]), np.zeros((31, 1)))
+    learn(maker, np.concatenate([codes, blank]), np.zeros((31, 1)))
     expected = np.nanmean(composition(codes, REGIONS).values.astype(float), axis=0)
     np.testing.assert_allclose(maker(blank).toarray()[0], expected, rtol=1e-5)
     assert np.isnan(composition(blank, REGIONS).values).all()
@@ -98,7 +106,7 @@ def test_what_is_not_defined_counts_as_the_mean_of_the_training_windows():
 def test_features_do_not_depend_on_the_company():
     maker = FeatureMaker((Kmers(k=3), PlacedKmers(k=2), Composition()), window_bp=30)
     codes = random_codes(2100)
-    maker.learn(codes, np.zeros((2100, 1)))
+    learn(maker, codes, np.zeros((2100, 1)))
     whole = maker(codes)
     for part in (slice(0, 1), slice(1000, 1100), slice(2099, 2100)):
         np.testing.assert_array_equal(maker(codes[part]).toarray(), whole[part].toarray())
@@ -106,9 +114,9 @@ def test_features_do_not_depend_on_the_company():
 
 
 def test_motifs_travel_with_the_model_and_not_with_the_file(motif_file):
-    sets = (Motifs(path="motifs.meme", motifs=("M1", "M2")),)
+    sets = (Motifs(path="motifs.meme", names=("M1", "M2")),)
     maker, fresh, codes = FeatureMaker(sets, window_bp=30), FeatureMaker(sets, window_bp=30), random_codes()
-    maker.learn(codes, np.zeros((7, 1)))
+    learn(maker, codes, np.zeros((7, 1)))
     motif_file.unlink()
     fresh.adopt(maker.state_dict())
     fresh.load_state_dict(maker.state_dict())
@@ -128,9 +136,9 @@ def test_motifs_travel_with_the_model_and_not_with_the_file(motif_file):
     ],
 )
 def test_damaged_motifs_are_refused(motif_file, name, change):
-    sets = (Motifs(path="motifs.meme", motifs=("M1", "M2")),)
+    sets = (Motifs(path="motifs.meme", names=("M1", "M2")),)
     maker, fresh = FeatureMaker(sets, window_bp=30), FeatureMaker(sets, window_bp=30)
-    maker.learn(random_codes(), np.zeros((7, 1)))
+    learn(maker, random_codes(), np.zeros((7, 1)))
     state = maker.state_dict()
     state[name] = change(state[name]).contiguous()
     fresh.adopt(state)
@@ -143,7 +151,7 @@ def test_damaged_motifs_are_refused(motif_file, name, change):
 
 def test_damaged_regions_are_refused():
     maker = FeatureMaker((RegionKmers(longest=3, num_parts=2, num_kept=4),), window_bp=30)
-    maker.learn(random_codes(30), np.random.default_rng(0).normal(size=(30, 1)))
+    learn(maker, random_codes(30), np.random.default_rng(0).normal(size=(30, 1)))
     maker.check()
     maker.regions[0, 0] = 7
     with pytest.raises(InputError, match="1 of 4 stored k-mers of regions are longer than 3 bases"):
@@ -163,14 +171,22 @@ def test_sets_are_read_by_name():
         adapter.validate_python([{"name": "words"}])
 
 
-def test_the_digest_tells_sets_and_sequences_apart():
-    digests = {
-        features_digest(sets, codes)
-        for sets in ((Kmers(k=3),), (Kmers(k=4),), (Kmers(k=3), Composition()), (PlacedKmers(k=3),))
-        for codes in ("a", "b")
-    }
-    assert len(digests) == 8
-    assert features_digest((Kmers(k=3),), "a") == features_digest((Kmers(k=3),), "a")
+def test_a_file_of_motifs_is_read_whole_unless_some_are_named(motif_file):
+    whole, named = (FeatureMaker((Motifs(path="motifs.meme", names=names),), window_bp=30) for names in ((), ("M2",)))
+    for maker in (whole, named):
+        assert not maker.learns
+        maker.read_files()
+    kinds = ("best", "sum")
+    assert whole.names == tuple(f"motifs:{name}.{kind}" for name in ("M1 first", "M2 second") for kind in kinds)
+    np.testing.assert_array_equal(whole(random_codes()).toarray()[:, 2:], named(random_codes()).toarray())
+    whole.motif_names = whole.motif_names[:5]
+    with pytest.raises(InputError, match=r"with widths \[3, 5\] and 1 names; wanted 2 motifs"):
+        whole.check()
+
+
+def test_only_what_reads_training_windows_learns():
+    for sets, learns in (((Kmers(),), False), ((Kmers(), Composition()), True), ((RegionKmers(),), True)):
+        assert FeatureMaker(sets, window_bp=30).learns == learns
 
 
 @pytest.mark.parametrize(
@@ -188,8 +204,6 @@ def test_sets_that_do_not_go_together_are_refused(sets, message):
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ValidationError, match="features: motifs names none; give the identifiers"):
-        Motifs(path="motifs.meme", motifs=())
     for fields in ({"longest": 1}, {"longest": 9}, {"num_parts": 0}, {"num_parts": 65}, {"num_kept": 0}):
         with pytest.raises(ValidationError, match=r"features: region_kmers: .*; wanted 2 to 8 bases, 1 to 64 parts"):
             RegionKmers(**fields)

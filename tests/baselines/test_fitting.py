@@ -6,7 +6,7 @@ import torch
 
 from cisray.baselines.estimators import build_shallow
 from cisray.baselines.feature_sets import Composition, FeatureMaker, Kmers, RegionKmers
-from cisray.baselines.fitting import Table, fit_shallow, fit_track
+from cisray.baselines.fitting import Table, describe, fit_shallow, fit_tables, fit_track
 from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.held_out import accuracy
@@ -148,6 +148,28 @@ def test_tracks_can_be_fitted_anywhere_in_any_order():
     other, _ = fit(CONFIGS[0], targets=targets, spread=backwards)
     assert asked == [2, 1, 0]
     assert all(torch.equal(one.state_dict()[name], other.state_dict()[name]) for name in one.state_dict())
+
+
+def test_features_do_not_depend_on_the_batches():
+    codes, target = make_data(50)
+    maker = FeatureMaker((Kmers(k=3),), window_bp=LENGTH)
+    for size in (1, 7, 50):
+        table = describe(maker, batches(codes, target, size), split="train")
+        np.testing.assert_array_equal(table.rows.toarray(), maker(codes).toarray())
+        np.testing.assert_array_equal(table.targets, target)
+        assert table.rows.indices.dtype == np.int32
+    with pytest.raises(InputError, match="the test split has no window"):
+        describe(maker, [], split="test")
+
+
+@pytest.mark.parametrize("number", [0, 4, 5], ids=["l1", "forest", "boosting"])
+def test_a_fit_to_features_is_the_fit_to_their_windows(number):
+    config = CONFIGS[number]
+    model, rows = fit(config)
+    other = build_shallow(config, geometry=GEOMETRY, num_tracks=1)
+    tables = [Table(other.features(codes), target) for codes, target in (make_data(), make_data(120, seed=1))]
+    assert fit_tables(other, *tables, kind="labels") == rows
+    assert all(torch.equal(values, other.state_dict()[name]) for name, values in model.state_dict().items())
 
 
 def test_fits_that_end_early_and_windows_left_out_are_counted():

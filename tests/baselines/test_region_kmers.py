@@ -1,8 +1,10 @@
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
+from cisray.baselines.held_out import Windows
+from cisray.baselines.passes import pass_over
 from cisray.baselines.region_kmers import (
     check_region_kmers,
     count_region_kmers,
@@ -62,7 +64,7 @@ def test_words_of_one_length_are_chosen_by_the_best_correlation_of_all_runs():
     random = np.random.default_rng(2)
     targets = random.normal(size=(60, 2)).astype(np.float32)
     targets[random.random(targets.shape) < 0.3] = np.nan
-    chosen = select_region_kmers(codes, targets, longest=2, num_parts=3, num_kept=16)
+    chosen = select_region_kmers(pass_over(Windows(codes, targets)), longest=2, num_parts=3, num_kept=16)
     texts, found = texts_of(codes), {}
     for number in range(16):
         word = "ACGT"[number // 4] + "ACGT"[number % 4]
@@ -94,7 +96,9 @@ def planted(num=400, seed=0):
 
 def test_a_planted_word_is_found_whole_and_where_it_stands():
     codes, has = planted()
-    chosen = select_region_kmers(codes, has[:, None].astype(float), longest=6, num_parts=5, num_kept=10)
+    chosen = select_region_kmers(
+        pass_over(Windows(codes, has[:, None].astype(float))), longest=6, num_parts=5, num_kept=10
+    )
     assert name_region_kmers(chosen, window_bp=60, num_parts=5)[0] == "TGACTC@36-48"
     assert len(chosen) == 10
     assert chosen[:, 0].max() == 6
@@ -104,15 +108,28 @@ def test_a_longer_word_stays_only_where_it_tells_more():
     codes = random_codes(500, 30, seed=3, letters=4)
     texts = texts_of(codes)
     signal = np.array([slow_count(text, "CG", 0, 3, 3) for text in texts], float)
-    chosen = select_region_kmers(codes, signal[:, None], longest=4, num_parts=3, num_kept=300)
+    chosen = select_region_kmers(pass_over(Windows(codes, signal[:, None])), longest=4, num_parts=3, num_kept=300)
     assert chosen[0].tolist() == [2, number_of("CG"), 0, 3]
     longer = [name.partition("@")[0] for name in name_region_kmers(chosen, window_bp=30, num_parts=3)]
     assert not [word for word in longer if len(word) == 3 and "CG" in word]  # nothing tells more than the truth
     assert [word for word in longer if len(word) == 3]
 
 
+def test_windows_may_come_in_parts():
+    codes, has = planted(300)
+    targets = np.stack([has, np.random.default_rng(1).random(300)], axis=1).astype(np.float32)
+    targets[::7, 0] = np.nan
+    settings = {"longest": 5, "num_parts": 4, "num_kept": 40}
+    borders = [0, 1, 120, 300]
+    parts = [Windows(codes[a:b], targets[a:b]) for a, b in pairwise(borders)]
+    whole = select_region_kmers(pass_over(Windows(codes, targets)), **settings)
+    np.testing.assert_array_equal(select_region_kmers(pass_over(*parts), **settings), whole)
+
+
 def test_targets_that_are_all_alike_choose_nothing():
-    assert select_region_kmers(random_codes(20), np.ones((20, 1)), longest=3, num_parts=2, num_kept=5).shape == (0, 4)
+    assert select_region_kmers(
+        pass_over(Windows(random_codes(20), np.ones((20, 1)))), longest=3, num_parts=2, num_kept=5
+    ).shape == (0, 4)
 
 
 @pytest.mark.parametrize("row", [(9, 0, 0, 1), (0, 0, 0, 1), (2, 16, 0, 1), (2, -1, 0, 1), (2, 1, 1, 1), (2, 1, 0, 5)])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from cisray.baselines.estimators import build_shallow
+from cisray.baselines.fitting import fit_shallow
 from cisray.bundle import Predictor
 from cisray.config import check_settings
 from cisray.datasets.card import read_card
@@ -63,6 +65,14 @@ def validation_pearson(predictor, dataset):
         pairs.append((predictor(torch.from_numpy(examples.codes[:, 16:-16].copy())).numpy(), examples.targets))
     predictions, targets = (np.concatenate(side).reshape(-1, len(card.tracks)) for side in zip(*pairs, strict=True))
     return [np.corrcoef(predictions[:, track], targets[:, track])[0, 1] for track in range(len(card.tracks))]
+
+
+def batches_of(dataset, split):
+    """Read a split of a dataset without margins in one batch: codes [B, L] and targets [B, 1, T]."""
+    card = read_card(dataset)
+    for table in iter_examples(dataset, card, split, batch_size=10_000):
+        examples = decode_examples(table, layout_of(card))
+        yield torch.from_numpy(examples.codes.copy()), torch.from_numpy(examples.targets.copy())
 
 
 def test_two_datasets_teach_a_head_each(two_heads, dataset, of_one_track):
@@ -186,10 +196,10 @@ def test_a_shallow_model_goes_the_same_road(ray_here, tmp_path):
     random = np.random.default_rng(0)
     codes = random.integers(0, 4, (600, 40))
     counts = (codes[:, :-1] * 4 + codes[:, 1:] == 4 * 2 + 3).sum(axis=1)  # GT
-    lines = ["sequence,activity,part"]
+    lines = ["sequence,activity,opposite,part"]
     for row, count in zip(codes, counts, strict=True):
         part = random.choice(["train", "valid", "test"], p=[0.6, 0.2, 0.2])
-        lines.append(f"{''.join('ACGT'[base] for base in row)},{count + 0.1 * random.normal():.3f},{part}")
+        lines.append(f"{''.join('ACGT'[base] for base in row)},{count + 0.1 * random.normal():.3f},{-count},{part}")
     (tmp_path / "measured.csv").write_text("\n".join(lines) + "\n")
     table = {
         "source": "table",
@@ -197,7 +207,7 @@ def test_a_shallow_model_goes_the_same_road(ray_here, tmp_path):
         "out": str(tmp_path / "dataset"),
         "data_dir": str(tmp_path),
         "files": [{"path": "measured.csv"}],
-        "tracks": [{"column": "activity"}],
+        "tracks": [{"column": "activity"}, {"column": "opposite"}],
         "split": {"column": "part", "train": ["train"], "valid": ["valid"], "test": ["test"]},
     }
     folder = build(check_settings(table, AnyBuildJob, source="test"))
@@ -211,6 +221,20 @@ def test_a_shallow_model_goes_the_same_road(ray_here, tmp_path):
     assert trained.metrics["valid.pearson"] > 0.98
     assert {row["penalty"] for row in trained.metrics["history"]} == {1.0, 0.3, 0.1, 0.03, 0.01, 0.003}
     predictor = Predictor(trained.bundle_dir)
-    assert predictor.predict(codes[:50].astype(np.uint8))[:, 0, 0] == pytest.approx(counts[:50], abs=0.5)
+    predictions = predictor.predict(codes[:50].astype(np.uint8))[:, 0]
+    assert predictions[:, 0] == pytest.approx(counts[:50], abs=0.5)
+    assert np.corrcoef(predictions[:, 1], counts[:50])[0, 1] < -0.98
+    here = build_shallow(predictor.config, geometry=predictor.card.geometry, num_tracks=2)
+    history = fit_shallow(here, *(batches_of(folder, split) for split in ("train", "valid")), kind="measurements")
+    assert [row["num_chosen"] for row in trained.metrics["history"]] == [row["num_chosen"] for row in history]
+    states = here.state_dict(), predictor.network.state_dict()
+    assert all(torch.equal(states[0][name], values) for name, values in states[1].items())
+
+    told = []
+    trees = {"architecture": "gradient_boosting", "rounds": [20], "features": settings["model"]["features"]}
+    other = settings | {"model": trees, "out": str(tmp_path / "trees")}
+    assert train(check_settings(other, TrainJob, source="test"), report=told.append).metrics["valid.pearson"] > 0.9
+    (features,) = [one for one in told if one.stage == "features"]
+    assert features.done == features.total == 2  # read, not made
     with pytest.raises(InputError, match="linear is fitted by one worker in one pass"):
         check_settings(settings | {"workers": {"num_workers": 2}}, TrainJob, source="test")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cisray.errors import InputError
-from cisray.genome.motifs import best_matches, consensus_motif, read_motif, scan
+from cisray.genome.motifs import Motif, best_matches, consensus_motif, read_motif, read_motifs, scan, scan_each
 from cisray.genome.sequence import encode, reverse_complement
 
 CLASSES = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "[AG]", "Y": "[CT]", "N": "[ACGT]", "W": "[AT]"}
@@ -45,6 +45,36 @@ def test_a_consensus_matches_where_a_regular_expression_does(sequence, consensus
         for first in range(last + 1)
     ]
     assert (scan(codes, consensus_motif(consensus)) == width).tolist() == expected
+
+
+def slow_scan(codes, motif):
+    """Add up a match's bases one by one, on either strand."""
+    other = reverse_complement(codes)
+    found = np.full(len(codes) - motif.width + 1, -np.inf)
+    for first in range(len(found)):
+        forward = codes[first : first + motif.width]
+        backward = other[len(codes) - first - motif.width :][: motif.width]
+        found[first] = max(sum(motif.scores[range(motif.width), bases].tolist()) for bases in (forward, backward))
+    return found
+
+
+@given(st.integers(1, 12), st.integers(12, 90), st.integers(1, 5), st.integers(0, 999))
+def test_every_score_is_the_sum_over_its_bases(width, length, num, seed):
+    random = np.random.default_rng(seed)
+    motifs = [Motif("any", random.normal(0, 4, (each, 5)).astype(np.float32)) for each in (width, 3)]
+    codes = random.integers(0, 5, (num, length), np.uint8)
+    for motif, scores in zip(motifs, scan_each(codes, motifs), strict=True):
+        assert scores.dtype == np.float32
+        np.testing.assert_allclose(scores, [slow_scan(row, motif) for row in codes], atol=1e-4)
+        np.testing.assert_array_equal(scores, scan(codes, motif))
+        np.testing.assert_array_equal(scores[-1], scan(codes[-1], motif))  # whatever stands beside it
+
+
+def test_there_is_no_match_where_there_is_no_room():
+    motif = consensus_motif("ACGT")
+    assert scan(np.zeros((2, 3), np.uint8), motif).shape == (2, 0)
+    assert scan(np.zeros((0, 9), np.uint8), motif).shape == (0, 6)
+    assert scan(np.zeros((3, 2, 4), np.uint8), motif).tolist() == [[[1.0]] * 2] * 3
 
 
 def test_the_best_match_and_its_place_are_found_on_either_strand():
@@ -88,6 +118,31 @@ def test_a_file_that_holds_no_such_motif_is_refused(tmp_path, text, name, told):
     (tmp_path / "m.txt").write_text(text)
     with pytest.raises(InputError, match=rf"m\.txt: .*{told}"):
         read_motif(tmp_path / "m.txt", name)
+
+
+def test_all_motifs_of_a_file_are_read_at_once_or_those_that_are_named(tmp_path):
+    path = tmp_path / "a.meme"
+    path.write_text(MEME)
+    for names, labels in (((), ["M1 one", "M2 two"]), (("two", "M1"), ["M2 two", "M1 one"])):
+        motifs = read_motifs(path, names)
+        assert [motif.name for motif in motifs] == labels
+        for motif in motifs:
+            np.testing.assert_array_equal(motif.scores, read_motif(path, motif.name.split()[0]).scores)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "told"),
+    [
+        (MEME, ("M1", "one"), "motif M1 one is asked for 2 times; wanted each once"),
+        (MEME.replace("M2 two", "M1 one"), (), "motif M1 one stands there 2 times; wanted each once"),
+        (MEME, ("M1", "M9"), "no motif 'M9'"),
+        ("MEME version 4\n", (), "holds no motif; wanted at least one, in MEME or JASPAR format"),
+    ],
+)
+def test_a_file_that_holds_no_such_motifs_is_refused(tmp_path, text, names, told):
+    (tmp_path / "m.txt").write_text(text)
+    with pytest.raises(InputError, match=rf"m\.txt: {told}"):
+        read_motifs(tmp_path / "m.txt", names)
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path):

@@ -1,11 +1,11 @@
 """Which features a shallow model reads, by name and settings, and the making of them from codes."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy.sparse import csr_array, hstack, vstack
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cisray.baselines.features import Counts, composition, count_gapped_kmers, count_kmers, motif_scores, place_kmers
 from cisray.baselines.gkm_lmers import Codes
+from cisray.baselines.held_out import Windows
+from cisray.baselines.passes import Pass, Sums
 from cisray.baselines.region_kmers import (
     check_region_kmers,
     count_region_kmers,
@@ -21,8 +23,7 @@ from cisray.baselines.region_kmers import (
 )
 from cisray.config import STRICT, data_path
 from cisray.errors import InputError
-from cisray.files import value_digest
-from cisray.genome.motifs import Motif, read_motif
+from cisray.genome.motifs import Motif, read_motifs
 
 _WINDOWS_AT_ONCE = 1024  # what is made of these stays small
 
@@ -73,12 +74,8 @@ class Motifs:
     name: Literal["motifs"] = "motifs"
     path: str
     """A MEME or JASPAR file below $CISRAY_DATA; a trained model holds the matrices itself and asks for no file."""
-    motifs: tuple[str, ...]
-    """Identifiers or names in the file."""
-
-    def __post_init__(self) -> None:
-        if not self.motifs:
-            raise InputError("features: motifs names none; give the identifiers of those to score by")
+    names: tuple[str, ...] = ()
+    """Identifiers or names of motifs in the file; all of them unless given."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -114,11 +111,6 @@ def check_sets(sets: Sequence[FeatureSet]) -> None:
     for kind in (Composition, Motifs, RegionKmers):
         if sum(isinstance(each, kind) for each in sets) > 1:
             raise InputError(f"features: {kind.name} stands there twice; put both into one")
-
-
-def features_digest(sets: Sequence[FeatureSet], codes_digest: str) -> str:
-    """Return what a cached table of features is called: the digest of the sets and of the sequences they describe."""
-    return value_digest({"features": [repr(each) for each in sets], "codes": codes_digest})
 
 
 class FeatureColumns(NamedTuple):
@@ -179,20 +171,28 @@ class FeatureMaker(nn.Module):
             rows.indices, rows.indptr = rows.indices.astype(np.int32), rows.indptr.astype(np.int32)
         return rows
 
-    def learn(self, codes: Codes, targets: NDArray[np.floating]) -> None:
-        """Read motifs, choose k-mers of regions, and take the means that fill in, from training codes and targets."""
+    @property
+    def learns(self) -> bool:
+        """Whether it must see the training windows before it can describe any."""
+        return any(isinstance(each, RegionKmers | Composition) for each in self.sets)
+
+    def read_files(self) -> None:
+        """Read the motifs; raises InputError as `read_motifs`."""
         self._names = None
         for each in self.sets:
             if isinstance(each, Motifs):
-                self._keep_motifs([read_motif(data_path(each.path, None), name) for name in each.motifs])
-            elif isinstance(each, RegionKmers):
+                self._keep_motifs(read_motifs(data_path(each.path, None), each.names))
+
+    def learn(self, windows: Pass) -> None:
+        """Choose k-mers of regions, and take the means that fill in, from passes over the training windows."""
+        self._names = None
+        for each in self.sets:
+            if isinstance(each, RegionKmers):
                 settings = {"longest": each.longest, "num_parts": each.num_parts, "num_kept": each.num_kept}
-                self.regions = torch.from_numpy(select_region_kmers(codes, targets, **settings))
+                self.regions = torch.from_numpy(select_region_kmers(windows, **settings))
             elif isinstance(each, Composition):
-                table = composition(codes, each.regions or None).values.astype(np.float64)
-                known = ~np.isnan(table)
-                means = np.where(known, table, 0).sum(axis=0) / known.sum(axis=0).clip(min=1)
-                self.fill = torch.from_numpy(means.astype(np.float32))
+                sums = windows(partial(_sum_composition, each.regions))
+                self.fill = torch.from_numpy((sums["total"] / sums["number"].clip(min=1)).astype(np.float32))
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
         """Take the sizes that stored buffers, by their names here, have: those of what was learned."""
@@ -212,7 +212,7 @@ class FeatureMaker(nn.Module):
                     )
                 check_region_kmers(chosen.cpu().numpy(), longest=each.longest, num_parts=each.num_parts)
             if isinstance(each, Motifs):
-                self._check_motifs(len(each.motifs))
+                self._check_motifs(len(each.names) or len(self.motif_widths))
 
     def _check_motifs(self, num_motifs: int) -> None:
         scores, widths = self.motif_scores, self.motif_widths
@@ -261,6 +261,13 @@ class FeatureMaker(nn.Module):
         widths = self.motif_widths.tolist()
         named = zip(self._motif_names(), widths, scores, strict=True)
         return [Motif(name, table[:width]) for name, width, table in named]
+
+
+def _sum_composition(regions: Mapping[str, tuple[int, int]], windows: Windows) -> Sums:
+    """Add up what is defined of the composition, and how often it is, [C] each."""
+    table = composition(windows.codes, regions or None).values.astype(np.float64)
+    known = ~np.isnan(table)
+    return {"total": np.where(known, table, 0).sum(axis=0), "number": known.sum(axis=0).astype(np.float64)}
 
 
 def _columns(counts: Counts) -> FeatureColumns:

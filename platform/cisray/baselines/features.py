@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from cisray.baselines.gkm_filters import BASES, LONGEST
 from cisray.baselines.gkm_lmers import Codes, other_strands, pack
 from cisray.errors import InputError
-from cisray.genome.motifs import Motif, scan
+from cisray.genome.motifs import Motif, scan_each
 from cisray.genome.sequence import UNKNOWN
 
 LETTERS = "ACGT"
@@ -132,12 +132,14 @@ def motif_scores(codes: Codes, motifs: Sequence[Motif]) -> Table:
     if not motifs:
         raise InputError("no motif to score by; name at least one")
     _check(codes, 1, 1, 1)
+    longest = max(motifs, key=lambda motif: motif.width)
+    if longest.width > codes.shape[1]:
+        raise InputError(f"motif {longest.name} has {longest.width} bases, more than the sequences' {codes.shape[1]}")
     columns, names = [], []
-    for motif in motifs:
-        if motif.width > codes.shape[1]:
-            raise InputError(f"motif {motif.name} has {motif.width} bases, more than the sequences' {codes.shape[1]}")
-        scores = scan(codes, motif).astype(np.float64)
-        columns += [scores.max(axis=1), np.logaddexp2.reduce(scores, axis=1)]
+    for motif, scores in zip(motifs, scan_each(codes, motifs), strict=True):
+        best = scores.max(axis=1)
+        odds = np.exp2(scores - best[:, None]).astype(np.float64).sum(axis=1)  # of the best match, 1
+        columns += [best, best + np.log2(odds)]
         names += [f"{motif.name}.best", f"{motif.name}.sum"]
     return Table(np.stack(columns, axis=1).astype(np.float32), tuple(names))
 

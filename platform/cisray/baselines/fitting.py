@@ -6,16 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from cisray.baselines.choosing import choose_best, constant
 from cisray.baselines.estimators import GkmSvm, ShallowConfig, ShallowModel, TableConfig, TableModel
+from cisray.baselines.feature_sets import FeatureMaker
 from cisray.baselines.fitted import Decider, Fitted
 from cisray.baselines.gkm_fit import fit_gkm
 from cisray.baselines.held_out import METRICS, collect
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.linear_fit import linear_candidates
+from cisray.baselines.passes import pass_over
 from cisray.baselines.trees_fit import tree_candidates
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
@@ -50,12 +52,11 @@ def fit_shallow(
 ) -> list[dict[str, float]]:
     """Fit `model` track by track, keep for each the setting that does best, and return a row for each setting.
 
-    Held are codes and targets of both splits, L + 4 T bytes a window, and their features, 8 bytes for each that is not
-    zero; of a gapped k-mer SVM, the kernel. A track's missing targets are left out. A track whose targets are all alike
-    gets their mean, and counts in `num_constant`.
+    Held are features, 8 bytes for each that is not zero, and targets; of a gapped k-mer SVM codes and the kernel. Where
+    features are learned of the training windows, which takes several passes, their codes are held meanwhile.
 
     Args:
-        model: changed in place.
+        model: changed in place, as `fit_tables` does.
         train: batches of codes [B, L] and targets [B, 1, T].
         valid: the same of the validation split.
         kind: of the targets.
@@ -65,21 +66,60 @@ def fit_shallow(
     Raises:
         InputError: there is no window, or they are not what the features or the kernel can read.
     """
-    model.aim_at(kind)
-    known, held_out = collect(train, split="train"), collect(valid, split="valid")
-    counted: dict[str, float] = {}
     if isinstance(model, GkmSvm):
-        found = fit_gkm(model.config, known, held_out, kind=kind, seed=seed)
-        fits = found.tracks
+        model.aim_at(kind)
+        found = fit_gkm(
+            model.config, collect(train, split="train"), collect(valid, split="valid"), kind=kind, seed=seed
+        )
         counted = {"num_thinned": float(found.num_thinned), "num_blank": float(found.num_blank)}
+        return _keep(model, found.tracks, kind, counted)
+    assert isinstance(model, TableModel)
+    model.features.read_files()
+    if model.features.learns:
+        known = collect(train, split="train")
+        model.features.learn(pass_over(known))
+        table = Table(model.features(known.codes), known.targets)
+        del known
     else:
-        assert isinstance(model, TableModel)
-        model.features.learn(known.codes, known.targets)
-        tables = [Table(model.features(split.codes), split.targets) for split in (known, held_out)]
-        fit = partial(fit_track, model.config, tables[0], tables[1], kind, seed)
-        fits = list(spread(fit, range(known.targets.shape[1])))
+        table = describe(model.features, train, split="train")
+    return fit_tables(model, table, describe(model.features, valid, split="valid"), kind=kind, seed=seed, spread=spread)
+
+
+def describe(maker: FeatureMaker, batches: Iterable[tuple[Tensor, Tensor]], *, split: str) -> Table:
+    """Make the features of batches of codes [B, L] and targets [B, 1, T]; raises InputError as `collect`."""
+    parts = [Table(maker(part.codes), part.targets) for part in (collect([batch], split=split) for batch in batches)]
+    if not parts:
+        collect([], split=split)
+    return Table(csr_array(vstack([part.rows for part in parts])), np.concatenate([part.targets for part in parts]))
+
+
+def fit_tables(
+    model: TableModel, train: Table, valid: Table, *, kind: Kind, seed: int = 0, spread: Spread = map
+) -> list[dict[str, float]]:
+    """Fit `model` to features of its own making track by track, and return a row for each setting.
+
+    For each track the setting is kept that does best. A track's missing targets are left out. A track whose targets
+    are all alike gets their mean, and counts in `num_constant`.
+
+    Args:
+        model: changed in place.
+        train: the training split.
+        valid: the validation split.
+        kind: of the targets.
+        seed: equal seeds give equal models.
+        spread: fits tracks, here one after another.
+    """
+    model.aim_at(kind)
+    fit = partial(fit_track, model.config, train, valid, kind, seed)
+    return _keep(model, list(spread(fit, range(train.targets.shape[1]))), kind, {})
+
+
+def _keep(
+    model: ShallowModel, fits: Sequence[Fitted], kind: Kind, counted: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Let a model keep the fits of its tracks, and return a row for each setting, with what was counted."""
     model.keep(fits)
-    counted |= {
+    counted = dict(counted) | {
         "num_constant": float(sum(fitted.model is None for fitted in fits)),
         "num_calibrated": float(sum(fitted.line.calibrated for fitted in fits)),
         "num_unconverged": float(sum(not getattr(fitted.model, "converged", True) for fitted in fits)),

@@ -4,6 +4,7 @@ Menichelli et al. (2021) count a k-mer in every run of parts of a sequence, keep
 with expression, and lengthen a k-mer by a base at either end for as long as that correlates better still.
 """
 
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from scipy.sparse import coo_array, csr_array
 from cisray.baselines.features import LETTERS
 from cisray.baselines.gkm_filters import BASES
 from cisray.baselines.gkm_lmers import Codes, pack
+from cisray.baselines.held_out import Windows
+from cisray.baselines.passes import Pass, Sums
 from cisray.errors import InputError
 
 _VALUES_AT_ONCE = 1 << 24  # counts of words in parts that stand dense in memory
@@ -31,15 +34,15 @@ class _Best(NamedTuple):
 
 
 def select_region_kmers(
-    codes: Codes, targets: NDArray[np.floating], *, longest: int, num_parts: int, num_kept: int, shortest: int = 2
+    windows: Pass, *, longest: int, num_parts: int, num_kept: int, shortest: int = 2
 ) -> NDArray[np.int64]:
     """Choose at most `num_kept` k-mers with a run of parts each: [S, 4] of k, word, first part, behind the last one.
 
     A k-mer belongs to the part its first base lies in. The best come first; none of those chosen is constant.
 
     Args:
-        codes: [B, L].
-        targets: [B, T]; NaN is left out. A k-mer counts by the track that it correlates with most.
+        windows: read once for each k; targets that are NaN are left out. A k-mer counts by the track that it
+            correlates with most.
         longest: bases of the longest k-mer.
         num_parts: equal parts that the window is cut into.
         num_kept: k-mers to choose.
@@ -49,7 +52,7 @@ def select_region_kmers(
     floor = np.zeros(len(words))
     found = []
     for k in range(shortest, longest + 1):
-        best = _best_runs(codes, targets, k, words, num_parts)
+        best = _best_runs(windows(partial(_sum_runs, k, words, num_parts)), num_parts)
         better = best.correlation > floor
         words = words[better]
         correlation = best.correlation[better]
@@ -112,12 +115,22 @@ def _lengthened(
     return longer, floor
 
 
-def _best_runs(codes: Codes, targets: NDArray[np.floating], k: int, words: NDArray[np.int64], num_parts: int) -> _Best:
-    """Find for each word [W] the run of parts whose counts correlate best with any track."""
+def _runs(num_parts: int) -> NDArray[np.int64]:
+    """List the runs of parts, the narrowest first: [R, 2] of the first part and the one behind the last."""
+    return np.array(sorted(combinations(range(num_parts + 1), 2), key=lambda run: run[1] - run[0]))
+
+
+def _sum_runs(k: int, words: NDArray[np.int64], num_parts: int, windows: Windows) -> Sums:
+    """Add up over windows what correlations of counts x and targets y are made of, where y is there.
+
+    x, xx and xy are [R, W, T], of words [W] in runs [R]; n, y and yy are [T].
+    """
+    codes, targets = windows
     present = (~np.isnan(targets)).astype(np.float64)
     values = np.nan_to_num(targets.astype(np.float64))
-    runs = np.array(sorted(combinations(range(num_parts + 1), 2), key=lambda run: run[1] - run[0]))
-    sums = np.zeros((3, len(runs), len(words), targets.shape[1]))  # of x, xx and xy, where y is there
+    runs = _runs(num_parts)
+    shape = len(runs), len(words), targets.shape[1]
+    sums = {name: np.zeros(shape) for name in ("x", "xx", "xy")}
     at_once = max(1, _VALUES_AT_ONCE // (BASES**k * num_parts))
     for start in range(0, len(codes), at_once):
         rows = slice(start, start + at_once)
@@ -125,15 +138,20 @@ def _best_runs(codes: Codes, targets: NDArray[np.floating], k: int, words: NDArr
         before = np.concatenate([np.zeros_like(counts[:, :, :1]), counts.cumsum(axis=2)], axis=2).astype(np.float64)
         for number, (first, last) in enumerate(runs):
             x = (before[:, :, last] - before[:, :, first]).T  # [W, b]
-            sums[0, number] += x @ present[rows]
-            sums[1, number] += x**2 @ present[rows]
-            sums[2, number] += x @ values[rows]
-    n, y, yy = present.sum(axis=0), values.sum(axis=0), (values**2).sum(axis=0)
-    spreads = _spread(n, sums[0], sums[1]) * _spread(n, y, yy)
-    covariance = np.abs(n * sums[2] - sums[0] * y)
+            sums["x"][number] += x @ present[rows]
+            sums["xx"][number] += x**2 @ present[rows]
+            sums["xy"][number] += x @ values[rows]
+    return sums | {"n": present.sum(axis=0), "y": values.sum(axis=0), "yy": (values**2).sum(axis=0)}
+
+
+def _best_runs(sums: Sums, num_parts: int) -> _Best:
+    """Find for each word [W] the run of parts whose counts correlate best with any track."""
+    n, y = sums["n"], sums["y"]
+    spreads = _spread(n, sums["x"], sums["xx"]) * _spread(n, y, sums["yy"])
+    covariance = np.abs(n * sums["xy"] - sums["x"] * y)
     correlation = np.where(spreads > 0, covariance / np.sqrt(np.where(spreads > 0, spreads, 1)), 0).max(axis=2)
     best = correlation.argmax(axis=0)  # the first of equal ones, which is the narrowest
-    return _Best(correlation[best, np.arange(len(words))], *runs[best].T)
+    return _Best(correlation[best, np.arange(correlation.shape[1])], *_runs(num_parts)[best].T)
 
 
 def _spread(n: NDArray[np.float64], total: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,12 +11,14 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
-from cisray.baselines.estimators import ShallowModel
-from cisray.baselines.fitting import fit_shallow
+from cisray.baselines.estimators import ShallowModel, TableModel
+from cisray.baselines.fitting import fit_shallow, fit_tables
 from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
 from cisray.bundle import build_network, head_tracks, shared_geometry, write_bundle
 from cisray.datasets.card import Card, read_card
+from cisray.flows.features import describe_dataset
 from cisray.flows.feed import Source, make_feed
+from cisray.flows.spread import call_for_each
 from cisray.flows.train_job import TrainJob
 from cisray.goals import choose, make_goal, start_at_means
 from cisray.progress import Progress, Report, silent
@@ -183,7 +185,7 @@ def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge | ShallowModel
 
 
 def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed, report: Report) -> None:
-    """Fit a baseline: one pass over the training split, then its settings are chosen by the validation split."""
+    """Fit a baseline to the training split, in one pass or to its features; the validation split chooses settings."""
     total, margin_bp = feed.steps(0), feed.tasks[None].margin_bp
 
     def train_batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -198,11 +200,16 @@ def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed,
     def score(model: nn.Module) -> Tensor:
         return torch.tensor(validate(model, feed)["valid.pearson_per_track"])
 
+    kind, seed = run.cards[None].kind, run.job.training.seed
     if isinstance(network, KmerRidge):
         tried = fit_ridge(network, train_batches(), score=score)
+    elif isinstance(network, TableModel):
+        spec = run.job.cluster
+        tables = describe_dataset(network.features, _sources(run.job, run.cards)[None], cluster=spec, report=report)
+        spread = partial(call_for_each, cluster=spec, threads=run.job.workers.threads)
+        tried = fit_tables(network, tables.train, tables.valid, kind=kind, seed=seed, spread=spread)
     else:
-        kind = next(iter(run.cards.values())).kind
-        tried = fit_shallow(network, train_batches(), valid_batches(), kind=kind, seed=run.job.training.seed)
+        tried = fit_shallow(network, train_batches(), valid_batches(), kind=kind, seed=seed)
     measured = validate(network, feed)
     metrics = {
         "history": tried,

@@ -1,9 +1,12 @@
-"""Read a motif, from a consensus or from a MEME or JASPAR file, and find its best match in sequences."""
+"""Read motifs, from a consensus or from a MEME or JASPAR file, and find their best matches in sequences."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import lightmotif
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,8 @@ _IUPAC = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT"
 _IUPAC |= {"M": "AC", "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
 _BACKGROUND = 0.25
 _PSEUDO_SHARE = 0.01  # of every column is background, so that no base has a score of minus infinity
+_LETTERS = np.frombuffer(b"ACGTN", np.uint8)
+_Parsed = tuple[str, list[list[float]]]  # the line that names a motif, and its rows of four numbers
 _NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 
 
@@ -60,27 +65,27 @@ def read_motif(path: Path, name: str | None = None) -> Motif:
     Raises:
         InputError: the file is missing or of another format, holds no such motif, or several and no name is given.
     """
-    check_is_file(path, wanted="a motif file (MEME or JASPAR)")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; wanted motifs in MEME or JASPAR format") from None
-    first = next((line for line in lines if line.strip()), "")
-    if first.startswith("MEME version"):
-        motifs = _parse_meme(path, lines)
-    elif first.startswith(">"):
-        motifs = _parse_jaspar(path, lines)
-    else:
-        raise InputError(f"{path}: begins with {first[:40]!r}; wanted motifs in MEME or JASPAR format")
+    motifs = _parse(path)
     if name is None and len(motifs) == 1:
         return _log_odds(path, *motifs[0])
-    alike = [motif for motif in motifs if name in motif[0].split()]
-    if len(alike) != 1:
-        known = [label.split()[0] for label, _ in motifs]
-        told = f"no motif {name!r}" if name is not None else "several motifs and none is named"
-        told = f"{len(alike)} motifs called {name!r}" if len(alike) > 1 else told
-        raise InputError(f"{path}: {told}{suggest_names(name or '', known)}; give the identifier of one")
-    return _log_odds(path, *alike[0])
+    return _log_odds(path, *_find(path, motifs, name))
+
+
+def read_motifs(path: Path, names: Sequence[str] = ()) -> list[Motif]:
+    """Read motifs from a MEME or JASPAR file as `read_motif` does: all of them, or those that are named, in that order.
+
+    Raises:
+        InputError: the file is missing or of another format, holds no motif or none of such a name, or one comes twice.
+    """
+    motifs = _parse(path)
+    found = [_find(path, motifs, name) for name in names] if names else motifs
+    if not found:
+        raise InputError(f"{path}: holds no motif; wanted at least one, in MEME or JASPAR format")
+    label, times = Counter(label for label, _ in found).most_common(1)[0]
+    if times > 1:
+        asked = "is asked for" if names else "stands there"
+        raise InputError(f"{path}: motif {label} {asked} {times} times; wanted each once")
+    return [_log_odds(path, *motif) for motif in found]
 
 
 def best_matches(codes: NDArray[np.uint8], motif: Motif) -> Matches:
@@ -94,19 +99,58 @@ def best_matches(codes: NDArray[np.uint8], motif: Motif) -> Matches:
 
 def scan(codes: NDArray[np.uint8], motif: Motif) -> NDArray[np.float32]:
     """Return the score of a match that begins at each base, the better strand's: [..., L] to [..., L - W + 1]."""
-    last = codes.shape[-1] - motif.width + 1
-    other_strand = motif.scores[::-1, [3, 2, 1, 0, 4]]
-    strands = []
-    for table in (motif.scores, other_strand):
-        total = np.zeros((*codes.shape[:-1], max(0, last)), np.float32)
-        for position in range(motif.width if last > 0 else 0):
-            total += table[position].take(codes[..., position : position + last])
-        strands.append(total)
-    return np.maximum(*strands)
+    return next(scan_each(codes, [motif]))
 
 
-def _parse_meme(path: Path, lines: list[str]) -> list[tuple[str, list[list[float]]]]:
-    motifs: list[tuple[str, list[list[float]]]] = []
+def scan_each(codes: NDArray[np.uint8], motifs: Sequence[Motif]) -> Iterator[NDArray[np.float32]]:
+    """Yield for each motif what `scan` returns, codes [..., L] being made ready once."""
+    striped = lightmotif.stripe(_LETTERS[codes].tobytes().decode("ascii"))
+    for motif in motifs:
+        last = codes.shape[-1] - motif.width + 1
+        if last <= 0 or not codes.size:
+            yield np.zeros((*codes.shape[:-1], max(0, last)), np.float32)
+            continue
+        forward, other = (
+            np.asarray(_matrix(table).calculate(striped))
+            for table in (motif.scores, motif.scores[::-1, [3, 2, 1, 0, 4]])
+        )
+        # stripes lie behind one another in memory; a match that spans two sequences is left out
+        scores = np.maximum(forward, other).reshape(-1)[: codes.size].reshape(codes.shape)
+        yield scores[..., :last]
+
+
+def _matrix(scores: NDArray[np.float32]) -> lightmotif.ScoringMatrix:
+    return lightmotif.ScoringMatrix({letter: scores[:, code].tolist() for code, letter in enumerate("ACGTN")})
+
+
+def _parse(path: Path) -> list[_Parsed]:
+    """Read the motifs of a file as they stand there."""
+    check_is_file(path, wanted="a motif file (MEME or JASPAR)")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; wanted motifs in MEME or JASPAR format") from None
+    first = next((line for line in lines if line.strip()), "")
+    if first.startswith("MEME version"):
+        return _parse_meme(path, lines)
+    if first.startswith(">"):
+        return _parse_jaspar(path, lines)
+    raise InputError(f"{path}: begins with {first[:40]!r}; wanted motifs in MEME or JASPAR format")
+
+
+def _find(path: Path, motifs: list[_Parsed], name: str | None) -> _Parsed:
+    """Return the one motif of a name."""
+    alike = [motif for motif in motifs if name in motif[0].split()]
+    if len(alike) == 1:
+        return alike[0]
+    known = [label.split()[0] for label, _ in motifs if label]
+    told = f"no motif {name!r}" if name is not None else "several motifs and none is named"
+    told = f"{len(alike)} motifs called {name!r}" if len(alike) > 1 else told
+    raise InputError(f"{path}: {told}{suggest_names(name or '', known)}; give the identifier of one")
+
+
+def _parse_meme(path: Path, lines: list[str]) -> list[_Parsed]:
+    motifs: list[_Parsed] = []
     rows = 0
     for number, line in enumerate(lines, start=1):
         if line.startswith("MOTIF"):
@@ -122,8 +166,8 @@ def _parse_meme(path: Path, lines: list[str]) -> list[tuple[str, list[list[float
     return motifs
 
 
-def _parse_jaspar(path: Path, lines: list[str]) -> list[tuple[str, list[list[float]]]]:
-    motifs: list[tuple[str, list[list[float]]]] = []
+def _parse_jaspar(path: Path, lines: list[str]) -> list[_Parsed]:
+    motifs: list[_Parsed] = []
     bases: list[list[float]] = []
     for number, line in enumerate(lines, start=1):
         if line.startswith(">"):
