@@ -19,14 +19,19 @@ VERBS = {
     "simulate": ["DIR", "--seed"],
     "build": ["JOB.toml", "--set", "--dry-run"],
     "train": ["JOB.toml", "--set"],
-    "sweep": ["JOB.toml", "--set"],
+    "sweep": ["JOB.toml", "--set", "--on", "--in"],
+    "swap": ["JOB.toml", "--set"],
     "models": ["published"],
     "import-weights": ["JOB.toml", "--set"],
     "evaluate": ["MODEL", "DATASET", "--out", "--split", "--head", "--beside", "--genes", "--ceiling", "--bigwig"],
+    "importance": ["MODEL", "DATASET", "--out", "--by", "--word", "--groups"],
     "mine": ["MODEL", "JOB.toml", "--out", "--top", "--earlier"],
     "score": ["JOB.toml", "--set"],
     "export": ["DATASET", "--out", "--extent", "--folds"],
     "report": ["DIR", "--truth"],
+    "jobs": ["--on"],
+    "logs": ["ID", "--on"],
+    "stop": ["ID", "--on"],
 }
 
 
@@ -345,8 +350,8 @@ def test_a_missing_model_is_named(refused, simulated, tmp_path):
 def test_a_report_of_a_wrong_folder_says_what_it_takes(refused, tmp_path, bundle):
     for folder in (tmp_path, tmp_path / "nowhere"):
         message = refused("report", folder)
-        assert f"{folder}: neither a dataset (card.json), nor an evaluation" in message
-        assert "give a folder that build, evaluate, score or sweep made" in message
+        assert f"{folder}: holds none of manifest.json, evaluation.json" in message
+        assert "give a folder that build, evaluate, score, sweep, swap or importance made" in message
 
 
 def test_a_genome_is_not_simulated_over_something(refused, simulated, bytes_of):

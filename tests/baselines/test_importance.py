@@ -3,18 +3,18 @@ import pytest
 import torch
 
 from cisray.baselines.estimators import build_shallow
-from cisray.baselines.feature_sets import Kmers, PlacedKmers
+from cisray.baselines.feature_sets import Kmers
 from cisray.baselines.fitting import Table, fit_shallow, fit_track
 from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.held_out import Windows, accuracy
 from cisray.baselines.importance import (
-    change_without_words,
+    accuracies,
     coefficients,
+    groups_by_pattern,
+    groups_of_sets,
     loss_when_removed,
     loss_when_shuffled,
-    loss_without_words,
-    stability,
 )
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
@@ -161,70 +161,31 @@ def test_what_others_can_stand_in_for_costs_less_to_remove_than_to_shuffle(model
     assert 0 < removed.values[0, 0] < shuffled.values[0, 0] / 3
 
 
-def test_masking_a_word_asks_any_model():
-    def predict(codes):
-        texts = ["".join("ACGTN"[code] for code in row) for row in codes]
-        return np.array([[text.count("CG") - 0.5 * text.count("AA")] for text in texts])
-
-    found = loss_without_words(predict, TEST, ["CG", "AC"], kind="measurements")
-    assert (found.sort, found.names) == ("objective", ("CG", "AC"))
-    assert found.values[0, 0] > 0.3
-    masked = TEST.codes.copy()
-    texts = ["".join("ACGT"[code] for code in row) for row in masked]
-    for row, text in enumerate(texts):
-        for at in range(LENGTH - 1):
-            if text[at : at + 2] in ("AC", "GT"):
-                masked[row, at : at + 2] = 4
-    expected = found.accuracy[0] - accuracy("measurements", predict(masked)[:, 0], TEST.targets[:, 0])
-    assert found.values[1, 0] == pytest.approx(expected)
+def test_features_are_grouped_by_their_set_or_by_patterns():
+    names = ["kmers:AA", "kmers:CG", "composition:gc", "kmers:GC"]
+    assert groups_of_sets(names) == {"kmers": ["kmers:AA", "kmers:CG", "kmers:GC"], "composition": ["composition:gc"]}
+    patterns = {"strong": ["kmers:[CG][CG]", "*gc"], "cg": ["kmers:CG"]}
+    assert groups_by_pattern(names, patterns) == {
+        "strong": ["kmers:CG", "composition:gc", "kmers:GC"],
+        "cg": ["kmers:CG"],
+    }
 
 
-def test_the_fall_of_the_output_is_subjective_and_over_windows_with_the_word():
-    def predict(codes):
-        return np.stack([(codes == 3).sum(axis=1), (codes == 0).sum(axis=1)], axis=1).astype(float)
-
-    codes = np.array([[3, 3, 1, 1], [0, 2, 2, 2], [1, 1, 1, 1]], np.uint8)
-    found = change_without_words(predict, codes, ["TT", "G", "ACGT"])
-    assert found.sort == "subjective"
-    assert found.values[:2].tolist() == [[2.0, 0.0], [0.0, 0.0]]
-    assert np.isnan(found.values[2]).all()
-    both = change_without_words(predict, codes, ["A"])  # its other strand is T
-    assert both.values.tolist() == [[1.0, 0.5]]
-    assert both.deviations.tolist() == [[1.0, 0.5]]
-
-
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_features_that_matter_are_read_by_every_fit(models, name):
-    found = stability(models[name], TRAIN, VALID, kind="measurements", resamples=4)
-    assert found.sort == "subjective"
-    frequency = dict(zip(found.names, found.frequency[:, 0], strict=True))
-    mean = dict(zip(found.names, np.abs(found.mean[:, 0]), strict=True))
-    assert frequency["kmers:CG"] == frequency["kmers:AA"] == 1
-    assert sorted(mean, key=mean.get)[-2:] == ["kmers:AA", "kmers:CG"]
-    assert 0 < found.rank_correlation[0] <= 1
-    again = stability(models[name], TRAIN, VALID, kind="measurements", resamples=4)
-    np.testing.assert_array_equal(found.mean, again.mean)
-    assert (found.deviation > 0).any()
-
-
-def test_noise_is_read_by_few_fits():
-    noise = TRAIN._replace(targets=np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32))
-    model = build_shallow(
-        LinearConfig(features=(PlacedKmers(),), penalty="l1", penalties=(0.9,)), geometry=GEOMETRY, num_tracks=1
+def test_a_feature_loses_the_same_whatever_is_shuffled_beside_it(models):
+    whole = by_name(loss_when_shuffled(models["linear"], TEST, kind="measurements", repeats=2))
+    alone = loss_when_shuffled(
+        models["linear"], TEST, kind="measurements", repeats=2, groups={"one": ["kmers:AA"], "two": ["kmers:TG"]}
     )
-    fit_shallow(model, batches(noise), batches(VALID), kind="measurements")
-    found = stability(model, noise, VALID, kind="measurements", resamples=6)
-    assert found.frequency.max() <= 5 / 6
-    assert found.frequency.sum() > 0
+    assert [whole["kmers:AA"], whole["kmers:TG"]] == alone.values[:, 0].tolist()
 
 
-def test_a_track_that_reads_nothing_has_no_rank_correlation():
-    constant = TRAIN._replace(targets=np.ones((300, 1), np.float32))
-    model = build_shallow(CONFIGS["linear"], geometry=GEOMETRY, num_tracks=1)
-    fit_shallow(model, batches(constant), batches(VALID), kind="measurements")
-    found = stability(model, constant, VALID, kind="measurements", resamples=2)
-    assert np.isnan(found.rank_correlation).all()
-    assert (found.frequency == 0).all()
+def test_accuracy_over_bins_is_over_all_of_them_together():
+    random = np.random.default_rng(0)
+    scores, targets = random.normal(size=(2, 5, 3, 2))
+    targets[0, 1, 0] = np.nan
+    present = ~np.isnan(targets[:, :, 0])
+    expected = np.corrcoef(scores[:, :, 0][present], targets[:, :, 0][present])[0, 1]
+    assert accuracies("coverage", scores, targets)[0] == pytest.approx(expected)
 
 
 def test_what_cannot_be_is_refused(models):
@@ -234,8 +195,6 @@ def test_what_cannot_be_is_refused(models):
         loss_when_removed(models["linear"], TRAIN, VALID, TEST, kind="measurements", groups={"none": []})
     with pytest.raises(InputError, match="repeats=0; wanted at least one shuffle"):
         loss_when_shuffled(models["linear"], TEST, kind="measurements", repeats=0)
-    with pytest.raises(InputError, match="resamples=1; wanted at least two fits to compare"):
-        stability(models["linear"], TRAIN, VALID, kind="measurements", resamples=1)
-    for word in ("ACN", "", "AC-"):
-        with pytest.raises(InputError, match=rf"word {word!r}; wanted letters ACGT"):
-            loss_without_words(models["linear"].decide, TEST, [word], kind="measurements")
+    for pattern, told in (("kmers:XX", r"no feature fits 'kmers:XX'"), (None, "names no pattern of features")):
+        with pytest.raises(InputError, match=rf"group odd: {told}; the model has kmers:AA, .*, 16 in all"):
+            groups_by_pattern(models["linear"].features.names, {"odd": [pattern] if pattern else []})

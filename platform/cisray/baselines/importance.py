@@ -5,25 +5,21 @@ subjective where it only tells what the model does: its weights, or the change o
 the genome; the second speaks of the model, right or wrong.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, diags_array
-from scipy.stats import rankdata
 
 from cisray.baselines.estimators import GkmSvm, LinearModel, ShallowModel, TableModel, TreeModel
 from cisray.baselines.features import LETTERS
-from cisray.baselines.fitted import Fitted
 from cisray.baselines.fitting import Table, fit_track
-from cisray.baselines.gkm_lmers import Codes
 from cisray.baselines.held_out import METRICS, Windows, accuracy
-from cisray.baselines.linear_fit import column_deviations
 from cisray.baselines.trees_file import gains
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
-from cisray.genome.sequence import UNKNOWN, encode, reverse_complement
 
 Sort = Literal["objective", "subjective"]
 Groups = Mapping[str, Sequence[str]]
@@ -46,22 +42,8 @@ class Importance(NamedTuple):
     """Standard deviation over repeats, [F, T]; None where nothing was repeated."""
     accuracy: NDArray[np.float64] | None = None
     """Of the whole model on the same data, [T]; None where none was measured."""
-
-
-class Stability(NamedTuple):
-    """How alike the features are that models read which were fitted to other halves of the data."""
-
-    sort: Sort
-    names: tuple[str, ...]
-    """[F]."""
-    frequency: NDArray[np.float64]
-    """Share of fits that read a feature, [F, T]."""
-    mean: NDArray[np.float64]
-    """Weight over fits, [F, T]: coefficients on features of variance 1, or shares of what trees gain."""
-    deviation: NDArray[np.float64]
-    """Of the same, [F, T]."""
-    rank_correlation: NDArray[np.float64]
-    """Spearman's, of absolute weights, the mean over pairs of fits, [T]; NaN where a fit reads nothing."""
+    num_windows: NDArray[np.int64] | None = None
+    """Windows that hold a word, [F]; None of features."""
 
 
 def coefficients(model: ShallowModel) -> Importance:
@@ -116,15 +98,15 @@ def loss_when_shuffled(
     rows = model.features(windows.codes)
     columns = _columns_of(model.features.names, groups)
     whole = model.decide_rows(rows)
-    measured = _accuracies(kind, whole, windows.targets)
+    measured = accuracies(kind, whole, windows.targets)
     by_column = csc_array(rows)
     losses = np.zeros((len(columns), repeats, len(measured)))
     random = np.random.default_rng(seed)
+    orders = [random.permutation(len(windows.codes)) for _ in range(repeats)]  # the same for every feature
     for number, chosen in enumerate(columns.values()):
-        for repeat in range(repeats):
-            order = random.permutation(len(windows.codes))
+        for repeat, order in enumerate(orders):
             moved = _decide_shuffled(model, by_column, whole, chosen, order)
-            losses[number, repeat] = measured - _accuracies(kind, moved, windows.targets)
+            losses[number, repeat] = measured - accuracies(kind, moved, windows.targets)
     return Importance(
         "objective",
         f"{METRICS[kind]} lost when shuffled",
@@ -173,87 +155,41 @@ def loss_when_removed(
     return Importance("objective", what, tuple(columns), np.array(losses), None, measured)
 
 
-def loss_without_words(
-    predict: Callable[[Codes], NDArray[np.floating]], windows: Windows, words: Sequence[str], *, kind: Kind
-) -> Importance:
-    """Measure how much accuracy any model loses when a word is N wherever it stands, on either strand.
-
-    Args:
-        predict: codes [B, L] to scores [B, T], such as the `decide` of a shallow model.
-        windows: that it has not learned from.
-        words: letters ACGT, each a word by itself.
-        kind: of the targets.
-
-    Raises:
-        InputError: a word has other letters.
-    """
-    measured = _accuracies(kind, predict(windows.codes), windows.targets)
-    losses = [
-        measured - _accuracies(kind, predict(masked), windows.targets) for masked in _masked(windows.codes, words)
-    ]
-    what = f"{METRICS[kind]} lost when the word is N wherever it stands"
-    return Importance("objective", what, tuple(words), np.array(losses), None, measured)
+def accuracies(kind: Kind, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Measure scores of targets, [B, T] or [B, N, T] each, track by track over all windows and bins."""
+    flat = (values.reshape(-1, values.shape[-1]).T for values in (scores, targets))
+    return np.array([accuracy(kind, *both) for both in zip(*flat, strict=True)])
 
 
-def change_without_words(
-    predict: Callable[[Codes], NDArray[np.floating]], codes: Codes, words: Sequence[str]
-) -> Importance:
-    """Measure how much a model's output falls when a word is N wherever it stands: what the model makes of the word.
+def groups_of_sets(names: Sequence[str]) -> dict[str, list[str]]:
+    """Group features by the set that they are of, which their names begin with: `kmers`, `composition` and so on."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(":")[0], []).append(name)
+    return groups
 
-    The mean is over windows that hold the word, on either strand; NaN where none does.
 
-    Args:
-        predict: codes [B, L] to scores [B, T].
-        codes: [B, L].
-        words: letters ACGT.
+def groups_by_pattern(names: Sequence[str], patterns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Group features by patterns of their names, such as `kmers:*CG*`; a feature may be in several groups.
 
     Raises:
-        InputError: a word has other letters.
+        InputError: a pattern fits no feature, or a group has none.
     """
-    whole = predict(codes)
-    means, deviations = [], []
-    for masked in _masked(codes, words):
-        held = (masked != codes).any(axis=1)
-        change = whole[held] - predict(masked[held]) if held.any() else np.full((1, whole.shape[1]), np.nan)
-        means.append(change.mean(axis=0))
-        deviations.append(change.std(axis=0))
-    what = "mean fall of the output of windows with the word when it is N"
-    return Importance("subjective", what, tuple(words), np.array(means), np.array(deviations))
+    groups = {}
+    for group, wanted in patterns.items():
+        fitting = {pattern: fnmatch.filter(names, pattern) for pattern in wanted}
+        for pattern, members in fitting.items():
+            if not members:
+                raise InputError(f"group {group}: no feature fits {pattern!r}; the model has {_shown(names)}")
+        found = {name for members in fitting.values() for name in members}
+        if not found:
+            raise InputError(f"group {group}: names no pattern of features; the model has {_shown(names)}")
+        groups[group] = [name for name in names if name in found]
+    return groups
 
 
-def stability(
-    model: TableModel, train: Windows, valid: Windows, *, kind: Kind, resamples: int = 20, seed: int = 0
-) -> Stability:
-    """Fit anew to random halves of the training windows, and compare what the fits read.
-
-    Halves, drawn without replacement, are what stability selection uses (Meinshausen and Bühlmann 2010). Features that
-    are chosen on the training split stay those of `model`.
-
-    Raises:
-        InputError: there are fewer than two resamples.
-    """
-    if resamples < 2:
-        raise InputError(f"resamples={resamples}; wanted at least two fits to compare")
-    rows, held_out = model.features(train.codes), Table(model.features(valid.codes), valid.targets)
-    deviations = column_deviations(rows)
-    random = np.random.default_rng(seed)
-    num_tracks = train.targets.shape[1]
-    weights = np.zeros((resamples, rows.shape[1], num_tracks))
-    for number in range(resamples):
-        half = np.sort(random.permutation(len(train.codes))[: max(1, len(train.codes) // 2)])
-        part = Table(rows[half], train.targets[half])
-        for track in range(num_tracks):
-            fitted = fit_track(model.config, part, held_out, kind, seed + number, track)
-            weights[number, :, track] = _weights(fitted, deviations)
-    correlation = [_mean_rank_correlation(np.abs(weights[:, :, track])) for track in range(num_tracks)]
-    return Stability(
-        "subjective",
-        model.features.names,
-        (weights != 0).mean(axis=0),
-        weights.mean(axis=0),
-        weights.std(axis=0, ddof=1),
-        np.array(correlation),
-    )
+def _shown(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])} and so on, {len(names)} in all"
 
 
 def _columns_of(names: Sequence[str], groups: Groups | None) -> dict[str, list[int]]:
@@ -264,15 +200,8 @@ def _columns_of(names: Sequence[str], groups: Groups | None) -> dict[str, list[i
         unknown = [name for name in members if name not in places]
         if unknown or not members:
             told = f"no feature {unknown[0]!r}" if unknown else "no feature at all"
-            raise InputError(
-                f"group {group}: {told}; the model has {', '.join(names[:5])} and so on, {len(names)} in all"
-            )
+            raise InputError(f"group {group}: {told}; the model has {_shown(names)}")
     return {group: [places[name] for name in members] for group, members in groups.items()}
-
-
-def _accuracies(kind: Kind, scores: NDArray[np.floating], targets: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Measure scores [B, T] of targets [B, T], track by track."""
-    return np.array([accuracy(kind, *both) for both in zip(scores.T, targets.T, strict=True)])
 
 
 def _decide_shuffled(
@@ -310,40 +239,3 @@ def _narrow(rows: csr_array) -> csr_array:
     """Return rows with the 32-bit indices that scikit-learn's trees read."""
     rows.indices, rows.indptr = rows.indices.astype(np.int32), rows.indptr.astype(np.int32)
     return rows
-
-
-def _masked(codes: Codes, words: Sequence[str]) -> Iterator[Codes]:
-    """Yield codes [B, L] in which a word is N wherever it stands on either strand, word by word."""
-    for word in words:
-        wanted = encode(word)
-        if not len(wanted) or (wanted == UNKNOWN).any():
-            raise InputError(f"word {word!r}; wanted letters ACGT")
-        found = np.zeros(codes.shape, np.bool_)
-        last = codes.shape[1] - len(wanted) + 1
-        for strand in (wanted, reverse_complement(wanted)):
-            begins = np.ones((len(codes), max(0, last)), np.bool_)
-            for place, code in enumerate(strand):
-                begins &= codes[:, place : place + max(0, last)] == code
-            for place in range(len(strand)):
-                found[:, place : place + max(0, last)] |= begins
-        yield np.where(found, np.uint8(UNKNOWN), codes)
-
-
-def _weights(fitted: Fitted, deviations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what a fit gives each feature, [F]."""
-    model: Any = fitted.model
-    if model is None:
-        return np.zeros(len(deviations))
-    if hasattr(model, "coefficients"):
-        weights: NDArray[np.float64] = model.coefficients * deviations
-        return weights
-    return gains(model.estimator, len(deviations))
-
-
-def _mean_rank_correlation(weights: NDArray[np.float64]) -> float:
-    """Return Spearman's correlation of fits [R, F], the mean over pairs; NaN where one is the same for all features."""
-    ranks = rankdata(weights, axis=1)
-    if (np.ptp(ranks, axis=1) == 0).any():
-        return float("nan")
-    correlations = np.corrcoef(ranks)
-    return float(correlations[np.triu_indices(len(ranks), 1)].mean())

@@ -8,8 +8,12 @@ import typer
 from cisray import __version__
 from cisray.cli.dataset_verbs import build, export, mine, simulate
 from cisray.cli.evaluate_verb import evaluate
+from cisray.cli.importance_verb import importance
 from cisray.cli.model_verbs import import_weights, models, train
-from cisray.cli.score_verbs import calibrate, report, score
+from cisray.cli.on_cluster import jobs, logs, on_cluster, stop
+from cisray.cli.report_verb import report
+from cisray.cli.score_verbs import calibrate, score
+from cisray.cli.swap_verb import swap
 from cisray.cli.sweep_verb import sweep
 
 app = typer.Typer(
@@ -19,8 +23,11 @@ app = typer.Typer(
     help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
 )
 
-for _verb in (simulate, build, train, sweep, models, import_weights, evaluate, mine, calibrate, score, export, report):
-    app.command()(_verb)
+_ROAD = (simulate, build, train, sweep, swap, models, import_weights, evaluate, importance, mine, calibrate, score)
+for _verb in (*_ROAD, export, report):
+    app.command()(on_cluster(_verb))
+for _look in (jobs, logs, stop):
+    app.command()(_look)
 
 
 def main() -> None:

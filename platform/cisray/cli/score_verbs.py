@@ -1,4 +1,4 @@
-"""Verbs that score variants, and show what any verb made."""
+"""Verbs that score variants."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,42 +115,3 @@ def _print_summary(scores_dir: Path, console: "Console") -> None:
             f"{record.rows_per_s:,.1f} rows/s; {record.engine_share:.0%} of the workers' time in the engine",
             highlight=False,
         )
-
-
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset, an evaluation, a score table or a sweep.")],
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a score table: the truth.tsv of cisray simulate, to measure how well |score| tells classes apart."
-        ),
-    ] = None,
-) -> None:
-    """Make one HTML page of a dataset, an evaluation, a score table or a sweep."""
-    from cisray.datasets.card import CARD_NAME
-    from cisray.datasets.predictions import EVALUATION_NAME
-    from cisray.errors import InputError
-    from cisray.reports.dataset_page import write_dataset_page
-    from cisray.reports.run_page import write_run_page
-    from cisray.reports.score_page import write_score_page
-    from cisray.reports.sweep_page import write_sweep_page
-    from cisray.scoring.manifest import MANIFEST_NAME, read_manifest
-    from cisray.sweeps.leaderboard import SWEEP_NAME
-
-    if (folder / MANIFEST_NAME).exists():
-        held_out = read_manifest(folder).model.held_out_contigs
-        page, lines = write_score_page(folder, truth_path=truth, held_out=held_out)
-        for line in lines:
-            print(line)
-    elif (folder / EVALUATION_NAME).exists():
-        page = write_run_page(folder)
-    elif (folder / SWEEP_NAME).exists():
-        page = write_sweep_page(folder)
-    elif (folder / CARD_NAME).exists():
-        page = write_dataset_page(folder)
-    else:
-        raise InputError(
-            f"{folder}: neither a dataset ({CARD_NAME}), nor an evaluation ({EVALUATION_NAME}), nor a score table "
-            f"({MANIFEST_NAME}), nor a sweep ({SWEEP_NAME}); give a folder that build, evaluate, score or sweep made"
-        )
-    print(f"report: {page}")

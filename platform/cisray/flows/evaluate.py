@@ -93,7 +93,7 @@ class _Evaluator:
         self._card = read_card(Path(job.dataset))
         self._predictors = _open_bundles(job, device="cuda" if job.resources.gpus_per_actor else "cpu")
         for predictor in self._predictors.values():
-            _check_fits(predictor, self._card)
+            check_fits(predictor, self._card)
         self._replicates = Replicates(job.ceiling, self._card) if job.ceiling else None
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
@@ -148,8 +148,8 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     card = read_card(dataset_dir)
     predictors = _open_bundles(job)
     for predictor in predictors.values():
-        _check_fits(predictor, card)
-        _check_unseen(predictor, card, job.split)
+        check_fits(predictor, card)
+        check_unseen(predictor, card, job.split)
     replicates = Replicates(job.ceiling, card)
     tasks, genes = _find_tasks(job, card)
     staging = open_staging(out, _plan(job, card, predictors, replicates))
@@ -268,7 +268,7 @@ def _new_sums(job: EvaluateJob, card: Card, genes: Genes | None) -> EvaluationSu
     return EvaluationSums(card, list(job.bundles), num_genes=num_genes, ceiling=list(job.ceiling))
 
 
-def _check_fits(predictor: Predictor, card: Card) -> None:
+def check_fits(predictor: Predictor, card: Card) -> None:
     """Raise InputError unless the model predicts this dataset's tracks and bins on its genome."""
     of_model = predictor.card
     if of_model.track_names != card.track_names:
@@ -291,7 +291,7 @@ def _check_fits(predictor: Predictor, card: Card) -> None:
             )
 
 
-def _check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
+def check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
     """Raise InputError where a region to be measured is one the model learned from, or was selected on.
 
     Of a model with several heads that is what any of them learned from: they share all but the last layer.
