@@ -63,6 +63,14 @@ def test_later_overrides_win_and_can_replace_a_list(job):
     assert [layer.name for layer in changed.layers] == ["a", "b"]
 
 
+def test_an_override_reaches_into_a_list_by_number(job):
+    both = 'layers=[{name="a"}, {name="b"}]'
+    changed = load_job(job, Cake, [both, "layers.1.name=fruit"])
+    assert [layer.name for layer in changed.layers] == ["a", "fruit"]
+    changed = load_job(job, Cake, [both, 'layers.0={name="cream"}'])
+    assert [layer.name for layer in changed.layers] == ["cream", "b"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -116,7 +124,10 @@ def test_every_bad_setting_is_told_at_once(job):
         ("grams", r"'grams': wanted key=value"),
         ("=3", "wanted key=value"),
         ("grams.unit=kg", "grams is a value, not a section"),
-        ("layers.name=top", "layers is a value, not a section"),
+        ("layers.name=top", "name stands where a list of 1 has its numbers, from 0; name one of them"),
+        ("layers.1.name=top", "1 stands where a list of 1 has its numbers, from 0"),
+        ("layers.-1=top", "-1 stands where a list of 1 has its numbers, from 0"),
+        ("layers.0.name.first=top", r"layers\.0\.name is a value, not a section"),
     ],
 )
 def test_an_unusable_override_is_refused(job, override, message):

@@ -39,7 +39,8 @@ def load_job(path: Path, job_type: Any, overrides: Sequence[str] = ()) -> Any:
     Args:
         path: the TOML file.
         job_type: a frozen pydantic dataclass, or an annotated union of some that a key tells apart.
-        overrides: `section.key=value`; the value is TOML, or a bare word, which is a string.
+        overrides: `section.key=value`, and `list.0.key=value` in a list; the value is TOML, or a bare word, which is
+            a string.
 
     Raises:
         InputError: the file is missing or not TOML, a key is unknown, or a value is of the wrong kind.
@@ -98,11 +99,25 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text  # a bare word: --set out=runs/mine
     *sections, last = key.strip().split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise InputError(f"--set {override!r}: {section} is a value, not a section")
-    values[last] = value
+    place: Any = values
+    for depth, section in enumerate(sections):
+        number = _place_in(place, section, override)
+        place = place.setdefault(section, {}) if number is None else place[number]
+        if not isinstance(place, dict | list):
+            raise InputError(f"--set {override!r}: {'.'.join(sections[: depth + 1])} is a value, not a section")
+    number = _place_in(place, last, override)
+    place[last if number is None else number] = value
+
+
+def _place_in(values: dict[str, Any] | list[Any], key: str, override: str) -> int | None:
+    """Return the place in a list that a part of an override's key names, from 0; None in a section."""
+    if isinstance(values, dict):
+        return None
+    if not key.isdecimal() or int(key) >= len(values):
+        raise InputError(
+            f"--set {override!r}: {key} stands where a list of {len(values)} has its numbers, from 0; name one of them"
+        )
+    return int(key)
 
 
 def _explain(error: ValidationError, source: str, job_type: Any, values: Mapping[str, Any]) -> str:

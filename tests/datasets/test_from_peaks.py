@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cisray.config import check_settings
-from cisray.datasets.from_peaks import SHUFFLED, PeaksSource, PeaksSpec
+from cisray.datasets.from_peaks import PeaksSource, PeaksSpec
 from cisray.datasets.peaks.mining import MiningSpec, mine, read_mined, write_mined
-from cisray.datasets.schema import decode_examples
+from cisray.datasets.schema import SHUFFLED, decode_examples
 from cisray.datasets.statistics import Tally
 from cisray.errors import InputError
 from cisray.genome.sequence import decode, reverse_complement

@@ -399,3 +399,53 @@ def test_peaks_and_shuffled_peaks_of_one_factor():
     )
     assert rows == {"train": 4_576, "valid": 508, "test": 1_000}
     assert plan.facts["duplicates"]["search"]["found_in_place"] == 1.0
+
+
+def test_negatives_are_made_of_the_positives_of_the_splits_that_lack_them(open_table):
+    texts = random_texts(40, 30)
+    table = {"sequence": texts, "value": [1] * 30 + [0] * 10, "part": ["a"] * 30 + ["b"] * 5 + ["b"] * 5}
+    table["value"][30:35] = [1] * 5
+    settings = {
+        "kind": "labels",
+        "split": {"column": "part", "train": ["a"], "test": ["b"], "valid_fraction": 0.2},
+        "negatives": {"ratio": 2, "splits": ["train", "valid"]},
+        "prefix": "GG",
+        "shard_rows": 7,
+    }
+    source = open_table(table, **settings)
+    plan, again = source.plan(), open_table(table, **settings).plan()
+    assert plan == again
+    assert plan.facts["shuffled_rows"] == 60
+    assert len({(shard.split, shard.name) for shard in plan.shards}) == len(plan.shards)
+    assert [shard.split for shard in plan.shards] == sorted(
+        [shard.split for shard in plan.shards], key=["train", "valid", "test"].index
+    )
+    split_of, negatives = {}, []
+    for shard in plan.shards:
+        made = source.build(shard.values)
+        assert made.dropped == {"shuffled sequences that have no other order": 0}
+        assert made.tally.num_bins == len(made.rows) == shard.num_rows
+        examples = decode_examples(made.rows, source.layout)
+        for index, row in enumerate(made.rows.select(["contig", "strand", "end"]).to_pylist()):
+            text = text_of(examples.codes[index])
+            assert text.startswith("GG")
+            assert row["end"] == 32
+            if row["strand"] == ".":
+                negatives.append((row["contig"], shard.split, text[2:], examples.targets[index].item()))
+            else:
+                split_of[row["contig"]] = shard.split
+                assert text[2:] == texts[int(row["contig"].split(":")[1]) - 1]
+    assert len(split_of) == 40
+    assert len(negatives) == len({text for _, _, text, _ in negatives}) == 60
+    for name, split, text, label in negatives:
+        before = texts[int(name.split(":")[1]) - 1]
+        assert split == split_of[name] != "test"
+        assert label == 0
+        assert text != before
+        assert sorted(text) == sorted(before)
+    assert sum(split == "valid" for _, split, _, _ in negatives) == 12
+
+
+def test_negatives_without_labels_are_refused():
+    with pytest.raises(InputError, match=r"measurements have none: set kind = \"labels\""):
+        spec(negatives={})

@@ -106,3 +106,21 @@ def test_a_label_network_returns_one_logit_per_window_and_track():
     network = LabelNetwork(local=tower([(3, 2)]), context=nn.Identity(), head=DenseHead(2 * 9, [], 5))
     assert network(random_codes(4, 20)).shape == (4, 1, 5)
     assert network.link == "sigmoid"
+
+
+def test_an_epoch_may_end_with_one_example():
+    torch.manual_seed(0)
+    head = DenseHead(8 * 3, [16, 4], 2, norm=True)
+    head(torch.randn(50, 8, 3))  # gives the norms something to go by
+    with torch.no_grad():
+        head.tracks.weight.normal_()
+    alone = torch.randn(1, 8, 3)
+    before = {name: buffer.clone() for name, buffer in head.named_buffers()}
+    learned = head.train()(alone)
+    torch.testing.assert_close(learned, head.eval()(alone))
+    for name, buffer in head.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    learned.sum().backward()
+    assert all(weight.grad is not None for weight in head.parameters())
+    two = torch.cat([alone, alone + 1])
+    assert not torch.allclose(head.train()(two), head.eval()(two))  # which have a variance of their own

@@ -16,6 +16,7 @@ from cisray.sweeps.space import (
     counts,
     draw_at_random,
     grid,
+    settings_of,
 )
 
 NUMBERS = st.floats(1e-6, 1e6, allow_nan=False)
@@ -193,3 +194,42 @@ def test_a_space_that_makes_no_sense_is_refused(space, message):
 def test_a_grid_of_a_range_without_points_is_refused():
     with pytest.raises(InputError, match=r"training.rate is a range, and a grid tries points; give it points = N"):
         grid({"training.rate": Uniform(low=0, high=1)})
+
+
+ARCHITECTURE = Choice(values=("basset", "danq", "deepbind"))
+
+
+def of(*architectures, **fields):
+    return Choice(when={"model.architecture": architectures}, setting="model.channels", **fields)
+
+
+def test_parameters_that_set_the_same_take_turns_by_their_conditions():
+    space = {
+        "model.architecture": ARCHITECTURE,
+        "basset.channels": of("basset", values=([8, 8, 8], [16, 16, 16])),
+        "danq.channels": of("danq", values=(8, 16)),
+        "training.learning_rate": LogUniform(low=1e-3, high=1e-2, points=2),
+    }
+    check_space(space)
+    found = [settings_of(space, each) for each in grid(space)]
+    assert len(found) == (2 + 2 + 1) * 2
+    for settings in found:
+        kind = {"basset": list, "danq": int, "deepbind": type(None)}[settings["model.architecture"]]
+        assert isinstance(settings.get("model.channels"), kind)
+        assert settings.keys() <= {"model.architecture", "model.channels", "training.learning_rate"}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [of("danq", "basset", values=(1, 2)), Choice(values=(1,), setting="model.channels")],
+)
+def test_parameters_that_set_the_same_at_once_are_refused(second):
+    space = {"model.architecture": ARCHITECTURE, "basset.channels": of("basset", values=(1,)), "danq.channels": second}
+    with pytest.raises(InputError, match=r"basset\.channels and danq\.channels both set model\.channels; give them"):
+        check_space(space)
+
+
+def test_a_parameter_may_not_set_what_another_is_named_after():
+    space = {"model.channels": Choice(values=(1,)), "wide": Choice(values=(2,), setting="model.channels")}
+    with pytest.raises(InputError, match=r"model\.channels and wide both set model\.channels"):
+        check_space(space)

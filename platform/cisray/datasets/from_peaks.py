@@ -20,7 +20,7 @@ from cisray.datasets.peaks.negatives import NegativeSpec, Scene, choose_negative
 from cisray.datasets.peaks.peak_files import PeakFiles, load_peaks
 from cisray.datasets.peaks.placement import Ground, Windows, join_spans
 from cisray.datasets.peaks.positives import Placed, place_on_peaks, place_tiles
-from cisray.datasets.schema import Examples, Layout, Loci, make_rows, to_float
+from cisray.datasets.schema import SHUFFLED, Examples, Layout, Loci, make_rows, to_float
 from cisray.datasets.source import (
     BuiltShard,
     GenomeSpec,
@@ -38,8 +38,6 @@ from cisray.genome.intervals import suggest_names
 from cisray.genome.shuffle import shuffle_dinucleotides
 from cisray.geometry import Geometry
 
-SHUFFLED = "."
-"""The strand of rows whose sequence was shuffled: it lies on none, while contig and start say what it was made of."""
 _SHUFFLED_AT_ONCE = 1 << 22  # bases
 _NO_TILES = WindowSpec()
 

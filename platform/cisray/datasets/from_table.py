@@ -16,12 +16,13 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT, check_settings, data_path
 from cisray.datasets.card import Genome, Inputs, Kind, Track, check_tracks
 from cisray.datasets.loci.folds import SPLITS
-from cisray.datasets.schema import Examples, Layout, Loci, make_rows
+from cisray.datasets.schema import SHUFFLED, Examples, Layout, Loci, make_rows
 from cisray.datasets.source import BuiltShard, Plan, PlannedShard
 from cisray.datasets.statistics import Tally
 from cisray.datasets.tables.crossings import CrossingRecord, crosses, find_crossings, resolve, write_crossings
 from cisray.datasets.tables.duplicates import DuplicateSpec, Groups, Sequences, find_groups
 from cisray.datasets.tables.row_splits import NO_SPLIT, Roles, SplitSpec, check_filled, deal, given_splits, row_digest
+from cisray.datasets.tables.shuffles import ShuffleSpec, positives, shuffled
 from cisray.datasets.tables.table_rows import Letters, Rows, TableColumns, read_rows
 from cisray.errors import InputError
 from cisray.genome.ranges import join_ranges
@@ -30,6 +31,7 @@ from cisray.geometry import Geometry
 
 _SHOWN = 50  # crossings that the card holds
 _CHUNK_ROWS = 4096
+_UNCHANGED = "shuffled sequences that have no other order"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,6 +40,8 @@ class TableSpec(TableColumns):
 
     split: SplitSpec
     duplicates: DuplicateSpec = DuplicateSpec()
+    negatives: ShuffleSpec | None = None
+    """Made of the positives, beside those that the table lists; None makes none."""
     length_bp: int | None = None
     """Length of every example, flanks and all; None: of the longest row."""
     align: Literal["left", "right", "center"] = "left"
@@ -61,6 +65,8 @@ class TableSpec(TableColumns):
             raise InputError(f"table: prefix or suffix holds {strange[0]!r}; wanted letters A, C, G, T, U or N")
         if self.kind == "labels" and self.duplicates.repeats == "mean":
             raise InputError('duplicates: repeats = "mean" is for measurements; the mean of two labels is none')
+        if self.kind != "labels" and self.negatives is not None:
+            raise InputError('negatives: made of rows whose label is true; measurements have none: set kind = "labels"')
 
 
 class TableSource:
@@ -120,40 +126,61 @@ class TableSource:
         digest = [row_digest(spec.split.seed, bases) for bases in _row_bases(rows)]
         roles = deal(spec.split, groups.group, digest, split)
         check_filled(roles.split)
-        return Plan(self._shards(roles), dropped, {}, self._facts(groups, roles.split) | across)
+        shards = self._shards(roles, np.arange(len(rows.number)))
+        facts = self._facts(groups, roles.split) | across
+        if spec.negatives is not None:
+            facts["shuffled_rows"] = self._add_negatives(shards, roles, spec.negatives)
+        return Plan(shards, dropped, {}, facts)
 
     def build(self, values: dict[str, Any]) -> BuiltShard:
         """Make the examples of the rows that a planned shard lists."""
-        spec, rows, members = self._spec, self._rows, np.array(values["rows"], np.int64)
-        codes, present = _filled(spec, rows, members, self.layout)
-        targets = rows.targets[members][:, None, :]  # [B, 1, T]
+        spec, rows, dropped = self._spec, self._rows.pick(np.array(values["rows"], np.int64)), dict[str, int]()
+        if spec.negatives is not None:
+            dropped[_UNCHANGED] = 0
+        if "copies" in values and spec.negatives is not None:
+            copies = np.array(values["copies"], np.int64)
+            rows, dropped[_UNCHANGED] = shuffled(rows, copies, seed=spec.negatives.seed)
+        num_rows = len(rows.number)
+        codes, present = _filled(spec, rows, self.layout)
+        targets = rows.targets[:, None, :]  # [B, 1, T]
         single = self.layout.inputs.sequences == 1
         examples = Examples(
             codes=codes[:, 0] if single else codes,
             targets=targets,
             present=None if single else present,
-            covariates=rows.covariates[members] if spec.covariates else None,
-            weights=None if rows.weights is None else rows.weights[members],
+            covariates=rows.covariates if spec.covariates else None,
+            weights=rows.weights,
         )
-        longest = np.maximum.reduceat(rows.letters.length, rows.first[:-1])[members]
+        longest = np.maximum.reduceat(rows.letters.length, rows.first[:-1]) if num_rows else np.zeros(0, np.int64)
         loci = Loci(
-            contig=rows.ids.take(members).to_pylist(),
-            start=np.zeros(len(members), np.int64),
+            contig=rows.ids.to_pylist(),
+            start=np.zeros(num_rows, np.int64),
             end=longest + len(spec.prefix) + len(spec.suffix),
-            strand=["+"] * len(members),
-            fold=np.full(len(members), values["fold"], np.int16),
+            strand=[SHUFFLED if "copies" in values else "+"] * num_rows,
+            fold=np.full(num_rows, values["fold"], np.int16),
         )
-        return BuiltShard(make_rows(self.layout, loci, examples), Tally.of(targets, self.tracks), {})
+        return BuiltShard(make_rows(self.layout, loci, examples), Tally.of(targets, self.tracks), dropped)
 
-    def _shards(self, roles: Roles) -> list[PlannedShard]:
+    def _add_negatives(self, shards: list[PlannedShard], roles: Roles, spec: ShuffleSpec) -> int:
+        """Plan shards of negatives beside those of their splits; return how many negatives there are at most."""
+        wanted = np.isin(roles.split, [SPLITS.index(name) for name in spec.splits]) & positives(self._rows)
+        row = np.repeat(np.flatnonzero(wanted), spec.ratio)
+        shards += self._shards(Roles(roles.split[row], roles.fold[row]), row, spec.ratio)
+        shards.sort(key=lambda shard: SPLITS.index(shard.split))  # stable
+        return len(row)
+
+    def _shards(self, roles: Roles, row: NDArray[np.int64], ratio: int = 0) -> list[PlannedShard]:
+        """Cut rows, by their numbers [R] and roles, into shards; of negatives, `ratio` stand in a line of one row."""
         shards = []
         for role, name in enumerate(SPLITS):
             for fold in np.unique(roles.fold[roles.split == role]).tolist():
                 members = np.flatnonzero((roles.split == role) & (roles.fold == fold))
                 for index, start in enumerate(range(0, len(members), self._spec.shard_rows)):
-                    some = members[start : start + self._spec.shard_rows].tolist()
-                    values = {"fold": fold, "rows": some}
-                    shards.append(PlannedShard(f"part-fold{fold}-{index:05d}", name, len(some), values))
+                    some = members[start : start + self._spec.shard_rows]
+                    values = {"fold": fold, "rows": row[some].tolist()}
+                    values |= {"copies": (some % ratio).tolist()} if ratio else {}
+                    label = f"part-fold{fold}-{index:05d}" + ("-shuffled" if ratio else "")
+                    shards.append(PlannedShard(label, name, len(some), values))
         return shards
 
     def _look_across(self, sequences: Sequences, groups: Groups, split: NDArray[np.int8]) -> dict[str, Any]:
@@ -258,15 +285,7 @@ def _averaged(rows: Rows) -> tuple[Rows, int]:
         with np.errstate(invalid="ignore"):  # 0 / 0: none of them has this value
             return (total / share).astype(np.float32)
 
-    letters, count = rows.letters, np.diff(rows.first)[kept]
-    each = join_ranges(rows.first[kept], count)
-    averaged = rows._replace(
-        letters=Letters(letters.codes, letters.start[each], letters.length[each]),
-        first=np.r_[0, np.cumsum(count)],
-        ids=rows.ids.take(kept),
-        role=None if rows.role is None else rows.role.take(kept),
-        file=rows.file[kept],
-        number=rows.number[kept],
+    averaged = rows.pick(kept)._replace(
         targets=mean(rows.targets),
         covariates=mean(rows.covariates),
         weights=None if rows.weights is None else np.bincount(number, rows.weights).astype(np.float32),
@@ -304,15 +323,12 @@ def _copy(letters: Letters, sequence: NDArray[np.int64], into: NDArray[np.uint8]
         into[some][row, join_ranges(left[some], length)] = letters.codes[source]
 
 
-def _filled(
-    spec: TableSpec, rows: Rows, members: NDArray[np.int64], layout: Layout
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _filled(spec: TableSpec, rows: Rows, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return codes [B, S, L] with flanks, filled up with N, and which sequences there are [B, S]."""
     num, length_bp = layout.inputs.sequences, layout.geometry.window_bp
-    count = np.diff(rows.first)[members]
-    sequence = join_ranges(rows.first[members], count)
-    place = join_ranges(num * np.arange(len(members)), count)
-    place, sequence = place[rows.letters.length[sequence] > 0], sequence[rows.letters.length[sequence] > 0]
+    num_rows = len(rows.number)
+    sequence = np.flatnonzero(rows.letters.length)
+    place = join_ranges(num * np.arange(num_rows), np.diff(rows.first))[sequence]
     length = rows.letters.length[sequence]
     prefix, suffix = encode(spec.prefix), encode(spec.suffix)
     free = length_bp - length - len(prefix) - len(suffix)
@@ -322,8 +338,8 @@ def _filled(
     found[each, left[:, None] + np.arange(len(prefix))] = prefix
     _copy(rows.letters, sequence, found, left + len(prefix))
     found[each, (left + len(prefix) + length)[:, None] + np.arange(len(suffix))] = suffix
-    codes = np.full((len(members) * num, length_bp), UNKNOWN, np.uint8)
+    codes = np.full((num_rows * num, length_bp), UNKNOWN, np.uint8)
     codes[place] = found
-    present = np.zeros(len(members) * num, np.uint8)
+    present = np.zeros(num_rows * num, np.uint8)
     present[place] = 1
-    return codes.reshape(len(members), num, length_bp), present.reshape(len(members), num)
+    return codes.reshape(num_rows, num, length_bp), present.reshape(num_rows, num)

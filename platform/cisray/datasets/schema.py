@@ -34,6 +34,8 @@ GROUP_BYTES = 16 << 20
 # Targets make up most of what a training reads, and LZ4 unpacks them twice as fast as zstd packs them tighter.
 COMPRESSION = {"target": "lz4", "channels": "lz4"}
 NO_LABEL = 255
+SHUFFLED = "."
+"""The strand of rows whose sequence was shuffled: it lies on none, while contig and start say what it was made of."""
 
 
 class Layout(NamedTuple):

@@ -14,7 +14,7 @@ from cisray.flows.cluster import ClusterSpec
 from cisray.flows.train_job import TrainJob
 from cisray.sweeps.population import Population
 from cisray.sweeps.search import GridSearch, RandomSearch, Search
-from cisray.sweeps.space import Parameter, check_space, draw_at_random, grid
+from cisray.sweeps.space import Parameter, check_space, draw_at_random, grid, settings_of
 from cisray.sweeps.stopping import NoStopping, Stopping
 
 SWEPT_ELSEWHERE = ("name", "out", "cluster")
@@ -86,7 +86,7 @@ class SweepJob:
     train: dict[str, Any]
     """What all trials share, as in the job file of a training, but for its name and place."""
     space: Annotated[dict[str, Parameter], BeforeValidator(_by_dotted_names)]
-    """What trials differ in, by the names of the settings."""
+    """What trials differ in, by the names of the settings; or by others, for parameters that say what they set."""
     search: Search = RandomSearch()
     stopping: Stopping = NoStopping()
     budget: BudgetSpec = BudgetSpec()
@@ -165,13 +165,14 @@ class SweepJob:
         return runs
 
     def train_job(self, settings: Mapping[str, Any], out: Path, run: Run) -> TrainJob:
-        """Return the training of a trial with these settings; raise InputError where they make none."""
-        values = _changed(self.train, {**settings, **run.changes})
+        """Return the training of a trial with these parameters; raise InputError where they make none."""
+        values = _changed(self.train, {**settings_of(self.space, settings), **run.changes})
         return self._job(values, out, self.name)
 
     def refit_job(self, settings: Mapping[str, Any], out: Path) -> TrainJob:
         """Return the training that makes the winner's bundle anew, with the first of the seeds and datasets."""
-        values = _changed(self.train, {**settings, **self.runs[0].changes, **flatten(self.refit)})
+        changes = {**settings_of(self.space, settings), **self.runs[0].changes, **flatten(self.refit)}
+        values = _changed(self.train, changes)
         return self._job(values, out, self.name)
 
     def baseline_job(self, name: str, out: Path, run: Run) -> TrainJob:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cisray.errors import InputError
@@ -84,7 +85,14 @@ class DenseHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Label `hidden` [B, C, P]."""
-        logits: Tensor = self.tracks(self.hidden(hidden.flatten(1)))
+        hidden = hidden.flatten(1)
+        for layer in self.hidden:
+            if isinstance(layer, nn.BatchNorm1d) and layer.training and len(hidden) == 1:
+                # what an epoch may end with has no variance of its own: the running one stands for it
+                hidden = F.batch_norm(hidden, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+            else:
+                hidden = layer(hidden)
+        logits: Tensor = self.tracks(hidden)
         return logits[:, :, None]
 
     @torch.no_grad()

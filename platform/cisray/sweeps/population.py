@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from cisray.config import STRICT
 from cisray.errors import InputError
-from cisray.sweeps.space import Choice, Integer, Parameter, Space, draw_one
+from cisray.sweeps.space import Choice, Integer, Parameter, Space, draw_one, setting_of
 
 MUTABLE = (
     "training.learning_rate",
@@ -53,7 +53,7 @@ class Population:
     def check(self, space: Space) -> None:
         """Raise InputError where the space holds what cannot change while a network learns."""
         for name, parameter in space.items():
-            if not name.startswith(MUTABLE) or parameter.when:
+            if not setting_of(name, parameter).startswith(MUTABLE) or parameter.when:
                 raise InputError(
                     f"search: {name} cannot change while a network learns; a population takes, without conditions, "
                     f"settings that start as one of {', '.join(MUTABLE)}"

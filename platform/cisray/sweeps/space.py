@@ -23,6 +23,8 @@ class Choice:
     values: tuple[Any, ...]
     when: When = Field(default_factory=dict)
     """Counts only with these values of earlier parameters; always, where empty."""
+    setting: str | None = None
+    """What it sets, where several parameters set the same, each at its time; None: what it is called."""
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -39,6 +41,7 @@ class Uniform:
     points: int | None = None
     """Of a grid: how many, evenly spaced, both ends among them."""
     when: When = Field(default_factory=dict)
+    setting: str | None = None
 
     def __post_init__(self) -> None:
         _check_range(self)
@@ -54,6 +57,7 @@ class LogUniform:
     points: int | None = None
     """Of a grid: how many, evenly spaced on a log scale, both ends among them."""
     when: When = Field(default_factory=dict)
+    setting: str | None = None
 
     def __post_init__(self) -> None:
         _check_range(self)
@@ -70,6 +74,7 @@ class Integer:
     high: int
     step: int = 1
     when: When = Field(default_factory=dict)
+    setting: str | None = None
 
     def __post_init__(self) -> None:
         if self.low >= self.high or self.step < 1:
@@ -80,7 +85,7 @@ class Integer:
 
 Parameter = Annotated[Choice | Uniform | LogUniform | Integer, Field(discriminator="kind")]
 Space = Mapping[str, Parameter]
-"""Parameters by the dotted names of settings, such as "training.learning_rate"."""
+"""Parameters by the dotted names of settings, such as "training.learning_rate", or names of their own."""
 
 
 def _check_range(one: Uniform | LogUniform) -> None:
@@ -91,7 +96,7 @@ def _check_range(one: Uniform | LogUniform) -> None:
 
 
 def check_space(space: Space) -> None:
-    """Raise InputError where the space is empty, or a condition is of no earlier parameter or of no value of it."""
+    """Raise InputError where the space is empty, a condition is of no earlier parameter, or two set one at once."""
     if not space:
         raise InputError('search: the space is empty; name a setting to try, such as "training.learning_rate"')
     earlier: dict[str, Parameter] = {}
@@ -105,7 +110,32 @@ def check_space(space: Space) -> None:
             strange = [value for value in values if not contains(known, value)]
             if strange or not values:
                 raise InputError(f"search: {name} depends on {other} being {list(values)}; it is never {strange}")
+        for other, one in earlier.items():
+            if setting_of(other, one) == setting_of(name, parameter) and not _exclude(one, parameter):
+                raise InputError(
+                    f"search: {other} and {name} both set {setting_of(name, parameter)}; give them conditions in "
+                    "`when` of which one holds at a time"
+                )
         earlier[name] = parameter
+
+
+def setting_of(name: str, parameter: Parameter) -> str:
+    """Return the dotted name of the setting that a parameter of this name stands for."""
+    return parameter.setting or name
+
+
+def settings_of(space: Space, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is chosen by the dotted names of the settings, not of the parameters."""
+    return {setting_of(name, space[name]) if name in space else name: value for name, value in chosen.items()}
+
+
+def _exclude(one: Parameter, other: Parameter) -> bool:
+    """Say whether two parameters never count together: a parameter that both depend on has no value for both."""
+    return any(
+        not [value for value in values if value in other.when[name]]
+        for name, values in one.when.items()
+        if name in other.when
+    )
 
 
 def contains(parameter: Parameter, value: Any) -> bool:

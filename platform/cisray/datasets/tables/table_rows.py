@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT
 from cisray.datasets.tables.table_files import TableFile, read_parts
 from cisray.errors import InputError
+from cisray.genome.ranges import join_ranges
 from cisray.genome.sequence import BASE_CODES
 
 _MISSING = pa.array(["", "na", "n/a", "nan", "null", "none"])
@@ -129,6 +130,22 @@ class Rows(NamedTuple):
     weights: NDArray[np.float32] | None
     dropped: dict[str, int]
     facts: dict[str, int]
+
+    def pick(self, which: NDArray[np.int64]) -> "Rows":
+        """Return these rows alone, by their numbers, in that order."""
+        count = np.diff(self.first)[which]
+        each = join_ranges(self.first[which], count)
+        return self._replace(
+            letters=Letters(self.letters.codes, self.letters.start[each], self.letters.length[each]),
+            first=np.r_[0, np.cumsum(count)],
+            ids=self.ids.take(which),
+            role=None if self.role is None else self.role.take(which),
+            file=self.file[which],
+            number=self.number[which],
+            targets=self.targets[which],
+            covariates=self.covariates[which],
+            weights=None if self.weights is None else self.weights[which],
+        )
 
 
 class _Part(NamedTuple):
