@@ -29,6 +29,13 @@ def test_there_are_never_more_actors_than_shards_or_cpus(ray_here):
     assert ClusterSpec().num_actors(1) == 1
 
 
+def test_a_small_part_of_a_large_machine_is_not_taken_for_the_whole(ray_here, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    assert ClusterSpec().num_actors(1000) == 7
+    assert ClusterSpec(cpus_per_actor=2).num_actors(1000) == 3
+
+
 def test_a_ray_that_is_up_is_joined_and_left_up(ray_here):
     before = ray.get_runtime_context().get_node_id()
     with cluster(ClusterSpec(num_cpus=99)):

@@ -51,8 +51,9 @@ class ClusterSpec:
         if self.gpus_per_actor:
             available = ray.cluster_resources().get("GPU", 0) / self.gpus_per_actor
         else:
-            nodes = max(1, len(ray.nodes()))
-            cores = (os.cpu_count() or 1) if nodes == 1 else ray.cluster_resources()["CPU"] - 1
+            cores = ray.cluster_resources().get("CPU", 0) - 1  # one stays for Ray's readers
+            if len(ray.nodes()) <= 1:  # a cluster started here has more than the machine
+                cores = min(cores, os.cpu_count() or 1)
             available = cores / self.cpus_per_actor
         return max(1, min(int(available), num_shards))
 
