@@ -1,51 +1,18 @@
 import numpy as np
 import pytest
-import torch
 
 from cisray.baselines.estimators import build_shallow
-from cisray.baselines.feature_sets import Kmers, PlacedKmers
+from cisray.baselines.feature_sets import PlacedKmers
 from cisray.baselines.fitting import fit_shallow
-from cisray.baselines.held_out import Windows
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.stability import stability
-from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
 from cisray.errors import InputError
-from cisray.geometry import Geometry
-
-LENGTH = 40
-GEOMETRY = Geometry(window_bp=LENGTH, bin_bp=LENGTH)
-KMERS = (Kmers(k=2, fold_strands=False),)
-CONFIGS = {
-    "linear": LinearConfig(features=KMERS, penalty="l1", penalties=(0.05,)),
-    "random_forest": RandomForestConfig(features=KMERS, num_trees=30, leaf_sizes=(3,), feature_share=0.5),
-    "gradient_boosting": GradientBoostingConfig(features=KMERS, rounds=(20,), leaf_size=5),
-}
-
-
-def make_windows(num, seed=0):
-    """Make windows whose number is how often CG stands there, less half of how often AA does, with noise."""
-    random = np.random.default_rng(seed)
-    codes = random.integers(0, 4, (num, LENGTH), np.uint8)
-    texts = ["".join("ACGT"[code] for code in row) for row in codes]
-    overlapping = [sum(text[at : at + 2] == "AA" for at in range(LENGTH - 1)) for text in texts]
-    signal = np.array([text.count("CG") for text in texts]) - 0.5 * np.array(overlapping)
-    return Windows(codes, (signal + random.normal(0, 0.3, num)).astype(np.float32)[:, None])
-
-
-TRAIN, VALID = make_windows(300), make_windows(80, 1)
-
-
-def batches(windows):
-    return [(torch.from_numpy(windows.codes), torch.from_numpy(windows.targets)[:, None])]
+from shallow_cases import CONFIGS, GEOMETRY, TRAIN, VALID, batches, fitted
 
 
 @pytest.fixture(scope="module")
 def models():
-    made = {}
-    for name, config in CONFIGS.items():
-        made[name] = build_shallow(config, geometry=GEOMETRY, num_tracks=1)
-        fit_shallow(made[name], batches(TRAIN), batches(VALID), kind="measurements")
-    return made
+    return {name: fitted(name) for name in CONFIGS}
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -1,6 +1,12 @@
 import os
+import re
+import secrets
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -8,6 +14,61 @@ from cisray.errors import InputError
 from cisray.flows.submission import connect, entrypoint, sent_environment
 
 pytestmark = pytest.mark.ray
+JOB = Path(__file__).parents[2] / "jobs" / "tiny" / "dataset.toml"
+# Every process of the cluster reads it: Ray would replace a loopback address by the machine's own.
+ON_LOOPBACK = """
+from ray._private import services
+services.resolve_ip_for_localhost = lambda host: host
+"""
+HEAD = """
+import ray, sys
+ray.init(address="local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=True, dashboard_host="127.0.0.1",
+         dashboard_port=0, _node_ip_address="127.0.0.1", log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, ray._private.worker.get_dashboard_url(), flush=True)
+sys.stdin.read()
+"""
+
+
+class Head(NamedTuple):
+    """A cluster that takes jobs."""
+
+    address: str
+    environment: dict[str, str]
+    folder: Path
+    """What is sent, and where paths begin."""
+
+    def start(self, *line) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "cisray", *map(str, line), "--on", self.address]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
+    def call(self, *line) -> tuple[int, str, str]:
+        process = self.start(*line)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A cluster with a job server, for jobs of this module."""
+    folder = tmp_path_factory.mktemp("head")
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(ON_LOOPBACK)
+    (folder / "project").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "CISRAY_"))}
+    environment = kept | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEAD],
+        env=environment | {"PYTHONPATH": str(folder / "site")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    address = process.stdout.readline().split()[-1]
+    yield Head(f"http://{address}", environment, folder / "project")
+    process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -76,3 +137,57 @@ def test_what_a_job_needs_is_sent_and_a_password_never():
 def test_an_address_without_a_cluster_is_refused(address, told):
     with pytest.raises(InputError, match=told):
         connect(address)
+
+
+def test_a_verb_runs_on_a_cluster_as_here_and_is_listed_there(head):
+    code, out, err = head.call("simulate", "made", "--seed", "3")
+    assert code == 0, out + err
+    assert (head.folder / "made" / "genome.fa").exists()
+    (job_id,) = re.findall(r"submitted as (\S+) to", err)
+    assert str(head.folder / "made") in out
+    code, listed, err = head.call("jobs")
+    assert code == 0, err
+    (line,) = [line for line in listed.splitlines() if job_id in line]
+    assert "succeeded" in line
+    assert "cisray simulate made --seed 3" in line
+    assert head.call("logs", job_id)[:2] == (0, out)
+    assert head.call("stop", job_id)[1] == f"{job_id} had ended already\n"
+
+
+def test_bad_input_ends_with_the_same_word_and_exit_code_as_here(head):
+    (head.folder / "dataset.toml").write_text(JOB.read_text() + "\n[windws]\n")
+    code, out, _ = head.call("build", "dataset.toml")
+    assert code == 2
+    assert "unknown key windws" in out
+    code, _, err = head.call("logs", "nobody")
+    assert code == 2
+    assert "the cluster knows no job nobody" in err
+
+
+def test_an_interrupt_stops_the_job_and_the_same_line_goes_on(head):
+    code, _, err = head.call("simulate", "simulated")
+    assert code == 0, err
+    (head.folder / "build.toml").write_text(JOB.read_text())
+    line = ("build", "build.toml", "--set", "data_dir=simulated", "--set", "out=dataset")
+    process = head.start(*line)
+    (job_id,) = re.findall(r"submitted as (\S+) to", process.stderr.readline())
+    while not (head.folder / "dataset.unfinished").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopping {job_id}" in err
+    (listed,) = [each for each in head.call("jobs")[1].splitlines() if job_id in each]
+    assert "stopped" in listed
+    assert not (head.folder / "dataset").exists()
+    code, out, err = head.call(*line)
+    assert code == 0, out + err
+    assert (head.folder / "dataset" / "card.json").exists()
+
+
+def test_a_cluster_keeps_out_who_does_not_hold_its_token(head):
+    stranger = head._replace(environment=head.environment | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    code, _, err = stranger.call("jobs")
+    assert code == 2
+    assert "the cluster refused this user; set RAY_AUTH_TOKEN" in err
