@@ -11,6 +11,7 @@ Hidden values stand as [B, N, C], channels last: a run of positions is then one 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -59,20 +60,25 @@ class Beside:
         self.parts = parts
         """Values of windows that were recorded together, [R, N, C], and which of them the next rows belong to."""
 
-    def run(self, starts: NDArray[np.int64], width: int) -> Tensor:
-        """Return a copy of each row's positions [start, start + width), [B, W, C]; beyond the window any values."""
-        first = self.parts[0][0]
-        found = first.new_empty((len(starts), width, first.shape[2]))
+    def known(self, starts: NDArray[np.int64], width: int) -> Iterator[tuple[Tensor, slice]]:
+        """Yield of each row's positions [start, start + width) those inside, a view [K, C], and which they are."""
         row = 0
         for values, windows in self.parts:
             length = values.shape[1]
             for window in windows:
                 start = int(starts[row])
-                low, high = max(0, start), min(length, start + width)
-                if high - low < width:
-                    found[row].zero_()
-                found[row, low - start : high - start] = values[window, low:high]
+                low, high = max(0, start), max(0, start, min(length, start + width))
+                yield values[window, low:high], slice(low - start, high - start)
                 row += 1
+
+    def run(self, starts: NDArray[np.int64], width: int) -> Tensor:
+        """Return a copy of each row's positions [start, start + width), [B, W, C]; beyond the window any values."""
+        first = self.parts[0][0]
+        found = first.new_empty((len(starts), width, first.shape[2]))
+        for row, (values, place) in zip(found, self.known(starts, width), strict=True):
+            if len(values) < width:
+                row.zero_()
+            row[place] = values
         return found
 
 
@@ -109,14 +115,14 @@ def record(layer: nn.Module, hidden: Tensor, kept: list[Tensor]) -> Tensor:
         return torch.cat([hidden, record(layer.block, hidden, kept)], dim=2)
     if isinstance(layer, DilatedLayer):
         made = _convolve(layer.conv, hidden)
-        kept.append(made)
+        kept.append(-made)
         return hidden[:, layer.lost : hidden.shape[1] - layer.lost] + F.relu(made)
     if isinstance(layer, nn.Conv1d):
         return _convolve(layer, hidden)
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return layer(hidden.flatten(0, 1)).view(hidden.shape)
     if not isinstance(layer, CONSTANT):
-        kept.append(hidden)
+        kept.append(-hidden if isinstance(layer, nn.ReLU) else hidden)
     output: Tensor = layer(hidden)
     return output
 
@@ -136,7 +142,7 @@ def widen(layer: nn.Module, narrow: Narrow, kept: Iterator[Beside]) -> Narrow:
         return changed._replace(values=torch.cat([old, changed.values], dim=2))
     if isinstance(layer, DilatedLayer):
         changed = widen(layer.conv, narrow, kept)
-        changed = _activated(F.relu, changed, next(kept))
+        changed = _rectified(changed, next(kept))
         length = narrow.length - 2 * layer.lost
         return _inside(added(changed, narrow._replace(starts=narrow.starts - layer.lost, length=length)))
     if isinstance(layer, nn.Conv1d):
@@ -145,7 +151,7 @@ def widen(layer: nn.Module, narrow: Narrow, kept: Iterator[Beside]) -> Narrow:
         return narrow._replace(values=narrow.values * _scale(layer))
     if isinstance(layer, CONSTANT):
         return narrow
-    return _activated(layer, narrow, next(kept))
+    return (_rectified if isinstance(layer, nn.ReLU) else partial(_activated, layer))(narrow, next(kept))
 
 
 def widened(layer: nn.Module, width: int, length: int, widths: list[int]) -> int:
@@ -186,13 +192,24 @@ def _activated(activation: Callable[[Tensor], Tensor], narrow: Narrow, beside: B
     """Return what an activation makes of differences: f(reference + difference) - f(reference)."""
     reference = beside.run(narrow.starts, narrow.width)
     whole = torch.promote_types(torch.promote_types(reference.dtype, narrow.values.dtype), torch.float32)
-    reference, values = reference.to(whole), narrow.values.to(whole)
-    if activation is F.relu or isinstance(activation, nn.ReLU):
-        # the same without rounding: max(d, -r) + min(r, 0)
-        values = torch.maximum(values, reference.neg_()).sub_(reference.clamp_(min=0))
-    else:
-        values = activation(reference + values) - activation(reference)
-    return _inside(narrow._replace(values=values))
+    reference = reference.to(whole)
+    return _inside(narrow._replace(values=activation(reference + narrow.values) - activation(reference)))
+
+
+def _rectified(narrow: Narrow, beside: Beside) -> Narrow:
+    """Return what ReLU makes of differences d beside the reference r, without rounding: max(d, -r) - max(-r, 0).
+
+    Kept is -r, and read where it stands: half of what a small network is followed by is the traffic of memory.
+    """
+    dtype = torch.promote_types(beside.parts[0][0].dtype, narrow.values.dtype)
+    whole = torch.promote_types(dtype, torch.float32)
+    values = narrow.values.to(whole)
+    found = torch.zeros_like(values) if _hangs_over(narrow).any() else torch.empty_like(values)
+    for row, changed, (negative, place) in zip(found, values, beside.known(narrow.starts, narrow.width), strict=True):
+        negative = negative.to(whole)
+        torch.maximum(changed[place], negative, out=row[place])
+        row[place] -= negative.clamp(min=0)
+    return _inside(narrow._replace(values=found))
 
 
 def _widened_by(conv: nn.Conv1d, narrow: Narrow) -> Narrow:
@@ -205,19 +222,37 @@ def _widened_by(conv: nn.Conv1d, narrow: Narrow) -> Narrow:
     if taps == 1:
         return Narrow(F.linear(narrow.values, weight), starts, length)
     whole = torch.promote_types(narrow.values.dtype, torch.float32)
-    values = narrow.values.new_zeros((len(starts), conv.out_channels, width + spread), dtype=whole)
-    along = conv.out_channels < FEW_CHANNELS  # sums then run along the positions
-    values = values.mT if along else values.view(len(starts), width + spread, conv.out_channels)
+    if conv.out_channels < FEW_CHANNELS and narrow.values.device.type == "cpu" and narrow.values.dtype == whole:
+        return _inside(Narrow(_summed_along(narrow.values, weight, conv), starts, length))
+    values = narrow.values.new_empty((len(starts), width + spread, conv.out_channels), dtype=whole)
+    values[:, :spread] = 0
     at_once = max(1, VALUES_AT_ONCE // (width * len(weight))) if values.device.type == "cpu" else len(starts)
     for first in range(0, len(starts), at_once):
         rows = slice(first, first + at_once)
-        read = narrow.values[rows]
-        made = (weight @ read.mT).mT if along else F.linear(read, weight)
-        made = made.unflatten(2, (taps, -1))
-        for tap in range(taps):
+        made = F.linear(narrow.values[rows], weight).unflatten(2, (taps, -1))
+        values[rows, spread:] = made[:, :, 0]
+        for tap in range(1, taps):
             place = spread - tap * conv.dilation[0]
             values[rows, place : place + width] += made[:, :, tap]
     return _inside(Narrow(values, starts, length))
+
+
+def _summed_along(read: Tensor, weight: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Convolve rows [B, W, C_in] to [B, W + spread, C_out], few channels by many taps, in one sum per row.
+
+    What the taps give, [taps, C_out, W], stands between zeros as wide as the spread. Read with a step more from tap to
+    tap, it lies where it belongs.
+    """
+    width, taps, spread = read.shape[1], conv.kernel_size[0], _spread(conv)
+    padded = width + 2 * spread
+    made = read.new_zeros((len(weight), padded))
+    steps = (conv.out_channels * padded + conv.dilation[0], padded, 1)
+    moved = made.as_strided((taps, conv.out_channels, width + spread), steps)
+    values = read.new_empty((len(read), conv.out_channels, width + spread))
+    for row, run in enumerate(read):
+        torch.mm(weight, run.T, out=made[:, spread : spread + width])
+        torch.sum(moved, dim=0, out=values[row])
+    return values.mT
 
 
 def _inside(narrow: Narrow) -> Narrow:
@@ -225,11 +260,16 @@ def _inside(narrow: Narrow) -> Narrow:
     if narrow.width > narrow.length:
         values = narrow.values.new_zeros((len(narrow.starts), narrow.length, narrow.values.shape[2]))
         return added(Narrow(values, np.zeros_like(narrow.starts), narrow.length), narrow)
-    for row in np.flatnonzero((narrow.starts < 0) | (narrow.starts + narrow.width > narrow.length)).tolist():
+    for row in np.flatnonzero(_hangs_over(narrow)).tolist():
         start = int(narrow.starts[row])
         narrow.values[row, : max(0, -start)] = 0
         narrow.values[row, max(0, narrow.length - start) :] = 0
     return narrow
+
+
+def _hangs_over(narrow: Narrow) -> NDArray[np.bool_]:
+    """Say which runs hang over an end of the window, [B]."""
+    return (narrow.starts < 0) | (narrow.starts + narrow.width > narrow.length)
 
 
 def _convolve(conv: nn.Conv1d, hidden: Tensor) -> Tensor:
