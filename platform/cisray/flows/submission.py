@@ -5,7 +5,9 @@ that folder's .gitignore names. Its paths are the cluster's: relative ones begin
 """
 
 import asyncio
+import logging
 import os
+import re
 import shlex
 import socket
 import time
@@ -31,6 +33,10 @@ START_S = 60
 POLL_S = 0.5
 BAD_INPUT, STOPPED, FAILED = 2, 130, 1
 """Exit codes; any other is the job's own."""
+_TALKING = ["ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"]
+_TALKING += ["ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir"]
+"""Loggers that tell of every file they pack."""
+_RAYS_WORDS = re.compile(r"\A(?:.*job_manager\.py:\d+ -- .*\n|Running entrypoint for job .*\n)*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -47,6 +53,8 @@ class Submitted(NamedTuple):
 
 def connect(address: str) -> JobSubmissionClient:
     """Return a client of a cluster's job server; raise InputError where none answers or none lets this user in."""
+    for name in _TALKING:
+        logging.getLogger(name).setLevel(logging.ERROR)
     parts = urlsplit(address)
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise InputError(
@@ -204,8 +212,10 @@ def _pass_on_log(client: JobSubmissionClient, job_id: str, write: Callable[[str]
         seen = 0
         async for text in client.tail_job_logs(job_id):  # from its beginning
             fresh = text[max(0, written - seen) :]
+            if not written:
+                fresh = _RAYS_WORDS.sub("", fresh)
             seen += len(text)
-            if fresh:
+            if seen > written:
                 write(fresh)
                 written = seen
 
