@@ -50,6 +50,30 @@ def test_a_trial_changes_what_it_names_and_nothing_else():
     assert "learning_rate" not in job.train["training"]
 
 
+def test_parameters_with_names_of_their_own_set_what_they_say_in_trials_and_in_the_refit():
+    def channels(architecture, *values):
+        when = {"model.architecture": [architecture]}
+        return {"kind": "choice", "values": values, "setting": "model.channels", "when": when}
+
+    job = make(
+        train={"dataset": "data"},
+        space={
+            "model.architecture": {"kind": "choice", "values": ["basset", "danq"]},
+            "basset": {"channels": channels("basset", [8, 8, 8], [16, 16, 16])},
+            "danq": {"channels": channels("danq", 8, 16)},
+        },
+        search={"method": "grid"},
+        refit={"training": {"epochs": 20}},
+    )
+    assert job.num_trials == 4
+    settings = {"model.architecture": "basset", "basset.channels": [16, 16, 16]}
+    trained, refitted = job.train_job(settings, OUT, job.runs[0]), job.refit_job(settings, OUT)
+    assert trained.model == refitted.model
+    assert (trained.model.architecture, trained.model.channels) == ("basset", (16, 16, 16))
+    assert (trained.training.epochs, refitted.training.epochs) == (10, 20)
+    assert job.train_job({"model.architecture": "danq", "danq.channels": 8}, OUT, job.runs[0]).model.channels == 8
+
+
 def test_a_baseline_has_a_model_of_its_own_and_the_rest_of_the_trials():
     job = make(
         baselines={"linear": {"model": {"architecture": "kmer_ridge", "k": 3}, "training": {"seed": 9}}},

@@ -62,6 +62,7 @@ def test_without_redrawing_a_number_moves_by_a_factor_and_a_choice_to_its_neighb
     [
         ({"model.channels": Integer(low=1, high=2)}, "model.channels cannot change while a network learns"),
         ({"training.epochs": Integer(low=1, high=2)}, "training.epochs cannot change"),
+        ({"training.shift_bp": Integer(low=1, high=2, setting="model.channels")}, "training.shift_bp cannot change"),
         (
             SPACE | {"training.clip_norm": Integer(low=1, high=2, when={"training.shift_bp": (0,)})},
             "training.clip_norm cannot change .* without conditions",

@@ -95,3 +95,13 @@ def test_texts_and_splits_without_a_row_are_named():
         given_splits(spec, pa.array(["Drift", "Native"]))
     with pytest.raises(InputError, match=r"the valid split has no row \(train 2, valid 0, test 1\); name other texts"):
         check_filled(np.array([0, 0, 2], np.int8))
+
+
+def test_large_groups_are_dealt_like_small_ones():
+    # 300 groups of ten and 3,000 rows alone: half of each split's rows should be of groups, up to chance
+    group = np.r_[np.repeat(np.arange(300), 10), np.arange(300, 3300)]
+    for seed in range(3):
+        spec = SplitSpec(valid_fraction=0.2, test_fraction=0.2, seed=seed)
+        split = deal(spec, group, digests(range(len(group)), seed), None).split
+        for role in range(3):
+            assert abs((group[split == role] < 300).mean() - 0.5) < 0.12  # 4 standard deviations

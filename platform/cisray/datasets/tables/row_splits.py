@@ -144,12 +144,12 @@ def check_filled(split: NDArray[np.int8]) -> None:
 def _ordered_groups(
     group: NDArray[np.int64], digest: Sequence[bytes], rows: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
-    """Return the rows of each group, groups in the order of their least digest."""
+    """Return the rows of each group, in the order of a digest of all of them: by the least, large ones came first."""
     if not len(rows):
         return []
     rows = rows[np.argsort(group[rows], kind="stable")]
     members = np.split(rows, np.flatnonzero(np.diff(group[rows])) + 1)
-    return sorted(members, key=lambda each: min(digest[row] for row in each))
+    return sorted(members, key=lambda each: hashlib.blake2b(b"".join(sorted(digest[row] for row in each))).digest())
 
 
 def _deal_folds(spec: SplitSpec, groups: list[NDArray[np.int64]], num_rows: int) -> Roles:
