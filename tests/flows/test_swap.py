@@ -114,7 +114,9 @@ def test_the_table_is_that_of_the_predictions_that_were_written(swapped):
         path = folder / f"predictions/splits/{cell['trained_on']}.on.{cell['tested_on']}.parquet"
         table = pq.read_table(path)
         score, label = (decode_rows(table[name], "<f4", (1, 1)).ravel() for name in ("prediction", "measured"))
-        assert cell["mean"] == pytest.approx(roc_auc_score(label, score), abs=2e-3)  # logits are kept to 1/128
+        # loci that hold no chosen k-mer tie, but for the rounding of float32
+        logit = np.round(np.log(score / (1 - score.astype(float))), 5)
+        assert cell["mean"] == pytest.approx(roc_auc_score(label, logit), abs=2e-4)  # logits are kept to 1/2048
         assert cell["num_loci"] == len(table)
     assert {path.name for path in (folder / "datasets/splits").iterdir()} == set(OWN)
 

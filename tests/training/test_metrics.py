@@ -179,7 +179,7 @@ def test_areas_are_scikit_learns_for_rounded_scores_and_near_them_for_raw_ones(s
         histogram.update(torch.from_numpy(logits[index::3]), torch.from_numpy(labels[index::3]))
     total = sum(histogram.counts for histogram in workers)
     workers[0].reduce(lambda _: total)
-    rounded = np.round(np.clip(logits.astype(np.float64), -16, 16) * 128) / 128
+    rounded = np.round(np.clip(logits.astype(np.float64), -32, 32) * 2048) / 2048
     for track in range(3):
         present = ~np.isnan(labels[:, 0, track])
         truth = labels[present, 0, track]
@@ -198,7 +198,7 @@ def test_rounding_scores_moves_areas_by_little():
     logits, labels = labelled(5, windows=20_000)
     histogram = ScoreHistogram(3)
     histogram.update(torch.from_numpy(logits), torch.from_numpy(labels))
-    assert histogram.auroc_error().max() < 1e-3
+    assert histogram.auroc_error().max() < 1e-4
     for track in range(3):
         present = ~np.isnan(labels[:, 0, track])
         truth, scores = labels[present, 0, track], logits[present, 0, track]
@@ -206,6 +206,14 @@ def test_rounding_scores_moves_areas_by_little():
         assert histogram.average_precision()[track].item() == pytest.approx(
             average_precision_score(truth, scores), abs=2e-3
         )
+
+
+@pytest.mark.parametrize(("num_tracks", "steps"), [(1, 2048), (16, 2048), (100, 256), (919, 64), (100_000, 64)])
+def test_few_tracks_are_told_apart_more_finely_than_many(num_tracks, steps, monkeypatch):
+    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype: torch.empty(*shape, dtype=dtype, device="meta"))
+    histogram = ScoreHistogram(num_tracks)
+    assert histogram.steps == steps
+    assert histogram.counts.shape == (2, num_tracks, 64 * steps + 1)
 
 
 def test_areas_of_the_surest_scores():

@@ -144,7 +144,7 @@ def _add(sums: Mapping[str, TrackSums | ScoreHistogram], predicted: Tensor, meas
     if "log1p" in sums:
         sums["log1p"].update(torch.log1p(predicted.clamp(min=0)), torch.log1p(measured))
     if "scores" in sums:
-        sums["scores"].update(torch.logit(predicted.double().clamp(0, 1), eps=1e-9), measured)
+        sums["scores"].update(torch.logit(predicted.double().clamp(0, 1), eps=1e-15), measured)
 
 
 def _all_plain(sums: Sums) -> dict[str, list[list[float]]]:

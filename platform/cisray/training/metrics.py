@@ -25,9 +25,10 @@ DEFINITIONS = {
     "measured share of each bin in its window's total, then the mean over windows, per track; predictions below 0 "
     "count as 0, windows in which either side is all 0 do not count",
     "auroc": "area under the curve of true against false positives per track: the chance that a bin with the label "
-    "scores higher than one without, ties half; logits that round to the same 1/128 are a tie",
-    "average_precision": "mean over the bins with the label of the precision at their score, per track; logits that "
-    "round to the same 1/128 are a tie",
+    "scores higher than one without, ties half; logits that round to the same 1/2048 are a tie (1/64 where a dataset "
+    "has hundreds of tracks), as are those beyond 32 on one side",
+    "average_precision": "mean over the bins with the label of the precision at their score, per track; ties as in "
+    "auroc",
 }
 
 
@@ -116,15 +117,20 @@ class WindowMeans:
 class ScoreHistogram:
     """How often each score came with and without the label: int64 [2, T, bins], in memory that does not grow.
 
-    Scores are logits, kept to 1/128 between -16 and 16 (a probability to 0.8 % of itself or of its complement); what
-    lies beyond counts as the end. `auroc_error` bounds what that rounding can have changed.
+    Scores are logits between -32 and 32, kept to 1/2048, or to what many tracks need to stay within 32 MiB, but at
+    least to 1/64 (a probability to 1.6 % of itself or of its complement); what lies beyond counts as the end. Some
+    models tell their examples apart within a tenth of a logit, others are sure beyond 16. `auroc_error` bounds what
+    rounding can have changed.
     """
 
-    LIMIT = 16
-    STEPS = 128
+    LIMIT = 32
+    MOST_STEPS, LEAST_STEPS = 2048, 64
+    NUM_COUNTS = 1 << 22
 
     def __init__(self, num_tracks: int) -> None:
-        self.counts = torch.zeros(2, num_tracks, 2 * self.LIMIT * self.STEPS + 1, dtype=torch.int64)
+        affordable = max(self.NUM_COUNTS // (4 * self.LIMIT * num_tracks), self.LEAST_STEPS)  # two labels, two signs
+        self.steps = min(1 << (affordable.bit_length() - 1), self.MOST_STEPS)
+        self.counts = torch.zeros(2, num_tracks, 2 * self.LIMIT * self.steps + 1, dtype=torch.int64)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add the bins of logits and labels [B, N, T]; a label is true above one half, and NaN is left out.
@@ -136,7 +142,7 @@ class ScoreHistogram:
         num_tracks, num_scores = self.counts.shape[1:]
         present = ~torch.isnan(targets)
         scores = torch.where(present, logits, 0).double().clamp(-self.LIMIT, self.LIMIT)
-        place = ((scores + self.LIMIT) * self.STEPS).round().long()
+        place = ((scores + self.LIMIT) * self.steps).round().long()
         track = torch.arange(num_tracks, device=place.device)
         key = (((targets > 0.5) * num_tracks + track) * num_scores + place)[present]
         self.counts.view(-1).index_add_(0, key, torch.ones_like(key))

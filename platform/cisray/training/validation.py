@@ -59,7 +59,7 @@ class _Measured:
         predictions = goal.predict(outputs)
         self.tracks.update(predictions, targets)
         if self.told_apart is not None:
-            self.told_apart.update(torch.logit(predictions.double(), eps=1e-9), targets)
+            self.told_apart.update(torch.logit(predictions.double(), eps=1e-15), targets)
         weights = goal.weights(targets).double().cpu().reshape(-1)
         terms = goal.terms(outputs, targets).double().cpu().reshape(-1)
         self.loss = self.loss + torch.stack([terms * weights, weights])
