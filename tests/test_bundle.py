@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,26 @@ def test_predictions_do_not_depend_on_the_company_or_the_call(bundle):
     assert torch.equal(predictor(codes), predictor(codes))  # dropout is off
     torch.testing.assert_close(predictor(codes)[2:3], predictor(codes[2:3]))
     assert not any(weight.grad for weight in predictor.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("made_by", "learned"),
+    [
+        ({"training": {"reverse_complement": False}}, "forward"),
+        ({"training": {"reverse_complement": True}}, "both"),
+        ({"imported": {"weights": "ab12"}}, "both"),
+    ],
+)
+def test_a_model_reads_the_strands_that_it_learned(bundle, tmp_path, made_by, learned):
+    folder = shutil.copytree(bundle[0], tmp_path / "taught")
+    model = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(model | {"made_by": made_by}))
+    predictor, codes = Predictor(folder), random_codes(5)
+    forward, both = predictor(codes), predictor.both_strands(codes)
+    assert (predictor.learned_strands, predictor.resolve("learned")) == (learned, learned)
+    assert torch.equal(predictor.reading("learned")(codes), forward if learned == "forward" else both)
+    assert torch.equal(predictor.reading("forward")(codes), forward)
+    assert torch.equal(predictor.reading("both")(codes), both)
 
 
 def test_both_strands_read_alike_from_either_side(bundle):

@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -151,6 +153,20 @@ def bundle(train_job, tmp_path_factory):
     from cisray.flows.train import train
 
     return train(train_job(tmp_path_factory.mktemp("bundle") / "model")).bundle_dir
+
+
+@pytest.fixture
+def of_one_strand(tmp_path):
+    """Copy a bundle as if it had been trained to read the forward strand only."""
+
+    def copy(bundle):
+        folder = shutil.copytree(bundle, tmp_path / "of_one_strand")
+        model = json.loads((folder / "model.json").read_text())
+        model["made_by"]["training"]["reverse_complement"] = False
+        (folder / "model.json").write_text(json.dumps(model))
+        return folder
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ Ray's checkpoint, MLflow's model and scoring's input.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ WEIGHTS_NAME = "weights.safetensors"
 MODEL_NAME = "model.json"
 TREES_NAME = "trees.skops"
 """A file of its own, and among the weights a tensor of its bytes."""
+Strands = Literal["learned", "forward", "both"]
+"""How a model reads a window: as it was trained to, forward only, or as the mean of both strands' readings."""
 
 AnyConfig = NetworkConfig | KmerRidgeConfig | ShallowConfig
 ModelConfig = Annotated[AnyConfig, Field(discriminator="architecture")]
@@ -291,6 +293,20 @@ class Predictor:
         """Predict as the mean of both strands' readings, [B, N, T]."""
         turned = swap_strands(self(reverse_complement(codes)), self._swap_on_device)
         return (self(codes) + turned) / 2
+
+    @property
+    def learned_strands(self) -> Literal["forward", "both"]:
+        """ "forward" for a model that was trained with `reverse_complement = false`, as of RNA; else "both"."""
+        training = _read_model(self.path).get("made_by", {}).get("training", {})
+        return "forward" if training.get("reverse_complement") is False else "both"
+
+    def resolve(self, strands: Strands) -> Literal["forward", "both"]:
+        """Return which strands this model reads."""
+        return self.learned_strands if strands == "learned" else strands
+
+    def reading(self, strands: Strands) -> Callable[[Tensor], Tensor]:
+        """Return what predicts [B, N, T] from codes [B, window_bp] by these strands."""
+        return self.both_strands if self.resolve(strands) == "both" else self
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
         """Predict from NumPy codes [B, window_bp] to float32 [B, N, T]: the call that MLflow's pyfunc makes.

@@ -107,6 +107,20 @@ def test_one_strand_alone_is_the_forward_one(ray_here, dataset, bundle, examples
     assert not (folder / "bigwig").exists()
 
 
+def test_each_model_reads_the_strands_that_it_learned(
+    ray_here, dataset, bundle, ridge, examples, tmp_path, cisray, of_one_strand
+):
+    out = tmp_path / "measured"
+    outcome = cisray("evaluate", of_one_strand(bundle), dataset, "--beside", ridge, "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert "test split, basenji: forward strand, kmer_ridge: mean of both strands" in outcome.err
+    _, predicted, measured = read_predictions(out)
+    np.testing.assert_allclose(predicted, Predictor(bundle).predict(examples[0]), rtol=1e-4)
+    results = json.loads((out / "evaluation.json").read_text())
+    assert {role: one["strands"] for role, one in results["models"].items()} == {"model": "forward", "beside": "both"}
+    check_metrics(results["models"]["beside"]["tracks"], read_both_strands(ridge, examples[0]), measured)
+
+
 @pytest.mark.parametrize(("kind", "column"), [("predicted", 1), ("measured", 2)])
 def test_bigwigs_hold_what_the_rows_hold(evaluation, predictions, kind, column):
     assert len(list((evaluation / "bigwig").iterdir())) == 2 * len(TRACKS)

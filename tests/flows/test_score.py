@@ -671,6 +671,12 @@ def test_models_of_an_ensemble_are_alike(score_job, bundle, other_bundle, tmp_pa
     assert not (tmp_path / "scores.unfinished").exists()
 
 
+def test_a_model_of_one_strand_is_not_averaged_over_both(score_job, bundle, tmp_path, of_one_strand):
+    job = score_job(tmp_path / "scores", engine=EngineSpec(strands="both"))
+    with pytest.raises(InputError, match=r'learned to read the forward strand only .* set engine.strands = "forward"'):
+        score(job, models={of_one_strand(bundle): MODEL})
+
+
 def test_an_ensemble_averages_its_models(ray_here, score_job, bundle, other_bundle, table, tmp_path):
     both = score(score_job(tmp_path / "both", ensemble=("other",)), models={bundle: MODEL, other_bundle: MODEL})
     alone = scored_rows(score(score_job(tmp_path / "alone"), models={other_bundle: MODEL}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cisray.cli.option_groups import with_options
-from cisray.cli.options import open_console
+from cisray.cli.options import STRANDS, open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,13 @@ class EvaluateOptions:
     beside: Annotated[str | None, typer.Option(metavar="MODEL", help="Another bundle, measured on the same bins.")] = (
         None
     )
-    rc: Annotated[bool, typer.Option(help="Average the readings of both strands.")] = True
+    rc: Annotated[
+        bool | None,
+        typer.Option(
+            help="Average the readings of both strands, or read forward only. Left out, a model reads as it learned.",
+            show_default=False,
+        ),
+    ] = None
     genes: Annotated[
         Path | None,
         typer.Option(
@@ -84,7 +90,7 @@ def evaluate(
         "dataset": str(dataset.absolute()),
         "head": options.head,
         "beside": str(fetch_model(options.beside).bundle_dir) if options.beside else None,
-        "strands": "both" if options.rc else "forward",
+        "strands": STRANDS[options.rc],
         "genes": _gene_settings(options),
         "ceiling": _parse_ceiling(options.ceiling or []),
         "bigwig": options.bigwig,
@@ -148,11 +154,20 @@ def _figures(results: dict[str, Any]) -> dict[str, float | None]:
     return figures | across
 
 
+def _describe_strands(results: dict[str, Any]) -> str:
+    """Say which strands were read; of models that read differently, which model reads which."""
+    words = {"both": "mean of both strands", "forward": "forward strand"}
+    models = results["models"].values()
+    if len({one["strands"] for one in models}) == 1:
+        return words[results["strands"]]
+    return ", ".join(f"{one['architecture']}: {words[one['strands']]}" for one in models)
+
+
 def _show_evaluation(console: "Console", results: dict[str, Any]) -> None:
     """Print an evaluation's tables, with what their columns mean."""
     from cisray.reports.console import print_table
 
-    strands = "mean of both strands" if results["strands"] == "both" else "forward strand"
+    strands = _describe_strands(results)
     where = f"{results['split']} split" + (f", head {results['head']}" if "head" in results else "")
     print_table(console, f"{where}, {strands}", *_metric_rows(results))
     meanings = results["definitions"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cisray.cli.option_groups import with_options
-from cisray.cli.options import open_console
+from cisray.cli.options import STRANDS, open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,14 @@ class ImportanceOptions:
     resamples: Annotated[int, typer.Option(metavar="N", help="Fits to halves of the data, for stability.")] = 20
     seed: Annotated[int, typer.Option(help="Of shuffles and fits.")] = 0
     head: Annotated[str | None, typer.Option(metavar="NAME", help="Which head, of a model that has several.")] = None
-    rc: Annotated[bool, typer.Option(help="Of words: average the readings of both strands.")] = True
+    rc: Annotated[
+        bool | None,
+        typer.Option(
+            help="Of words: average the readings of both strands, or read forward only. "
+            "Left out, a model reads as it learned.",
+            show_default=False,
+        ),
+    ] = None
 
 
 @with_options
@@ -76,7 +83,7 @@ def importance(
         "repeats": options.repeats,
         "resamples": options.resamples,
         "seed": options.seed,
-        "strands": "both" if options.rc else "forward",
+        "strands": STRANDS[options.rc],
     }
     job = check_settings(settings, ImportanceJob, source="cisray importance")
     console = open_console()

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOG_WIDTH = 140
+STRANDS = {None: "learned", True: "both", False: "forward"}
+"""What --rc, --no-rc and neither mean for a job's `strands`."""
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file; examples stand in jobs/.")]
 Overrides = Annotated[

@@ -86,7 +86,7 @@ def open_source(job: BuildJob, regions: Sequence[Region] | None = None) -> Sourc
             return CalicoSource(job, job.data_dir)
 
 
-class _Builder:
+class Builder:
     """Builds shards in one process, with its own open files."""
 
     def __init__(self, job: BuildJob) -> None:
@@ -179,7 +179,7 @@ def build(job: BuildJob, *, report: Report = silent, regions: Sequence[Region] |
     ]
     with cluster(job.cluster):
         receipts = run_tasks(
-            tasks, partial(_Builder, job), staging=staging, cluster=job.cluster, stage="build", report=report
+            tasks, partial(Builder, job), staging=staging, cluster=job.cluster, stage="build", report=report
         )
     made = _add_up(plan, receipts)
     for file in made.empty:

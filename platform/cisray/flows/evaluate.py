@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from cisray import __version__
-from cisray.bundle import Predictor, read_cards
+from cisray.bundle import Predictor, Strands, read_cards
 from cisray.config import STRICT
 from cisray.datasets.card import CARD_NAME, Card, card_to_dict, read_card
 from cisray.datasets.gene_sums import GENES_NAME, GeneTable, write_gene_sums
@@ -57,8 +57,8 @@ class EvaluateJob:
     """Which head is measured, of a model that has several; the bundle beside has it too, or has one alone."""
     beside: str | None = None
     """Another bundle, such as the linear baseline, measured on the same bins."""
-    strands: Literal["forward", "both"] = "both"
-    """"both" averages the readings of both strands."""
+    strands: Strands = "learned"
+    """"both" averages the readings of both strands; each model reads as it learned unless this says otherwise."""
     genes: GeneSpec | None = None
     """If set, sums over genes are compared too, across genes and across tracks."""
     ceiling: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -91,9 +91,10 @@ class _Evaluator:
         torch.backends.cudnn.allow_tf32 = False  # full float32, so that a GPU's figures are those of a CPU
         self._job, self._genes = job, genes
         self._card = read_card(Path(job.dataset))
-        self._predictors = _open_bundles(job, device="cuda" if job.resources.gpus_per_actor else "cpu")
-        for predictor in self._predictors.values():
+        predictors = _open_bundles(job, device="cuda" if job.resources.gpus_per_actor else "cpu")
+        for predictor in predictors.values():
             check_fits(predictor, self._card)
+        self._readings = {role: predictor.reading(job.strands) for role, predictor in predictors.items()}
         self._replicates = Replicates(job.ceiling, self._card) if job.ceiling else None
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
@@ -117,8 +118,8 @@ class _Evaluator:
                 own = np.array(values["own"][done : done + len(rows)])
                 part = self._job.genes.part
                 bins = find_gene_bins(self._genes, *loci, own, geometry=card.geometry, part=part)
-            for role, predictor in self._predictors.items():
-                predicted = self._predict(predictor, windows)
+            for role, predict in self._readings.items():
+                predicted = predict(windows).cpu()
                 sums.update(role, predicted, measured, second)
                 if bins is not None:
                     sums.update_genes(role, predicted, measured, bins)
@@ -130,10 +131,6 @@ class _Evaluator:
     def write(self, table: pa.Table, path: Path) -> None:
         """Write one file's predictions."""
         pq.write_table(table, path, compression="zstd", use_dictionary=False)
-
-    def _predict(self, predictor: Predictor, windows: Tensor) -> Tensor:
-        predict = predictor.both_strands if self._job.strands == "both" else predictor
-        return predict(windows).cpu()
 
 
 def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
@@ -170,11 +167,11 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     sums = _new_sums(job, card, genes)
     for task in tasks:
         sums.add_plain(receipts[task.name].facts)
-    models = {role: _results(sums, role, predictor, card) for role, predictor in predictors.items()}
+    models = {role: _results(sums, role, predictor, job) for role, predictor in predictors.items()}
     measured = {name for of_track in models["model"]["tracks"].values() for name in of_track}
     results: dict[str, Any] = {
         "split": job.split,
-        "strands": job.strands,
+        "strands": predictors["model"].resolve(job.strands),
         "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured},
         "models": models,
         "cisray_version": __version__,
@@ -323,7 +320,7 @@ def _prediction_rows(rows: pa.Table, predicted: Tensor, measured: Tensor, card: 
     return pa.table([*columns, *arrays], schema=prediction_schema(card))
 
 
-def _results(sums: EvaluationSums, role: str, predictor: Predictor, card: Card) -> dict[str, Any]:
+def _results(sums: EvaluationSums, role: str, predictor: Predictor, job: EvaluateJob) -> dict[str, Any]:
     """Say what a model's sums come to, per track."""
     trained = read_json(predictor.path / "metrics.json", what="bundle's metrics")
     return {
@@ -331,6 +328,7 @@ def _results(sums: EvaluationSums, role: str, predictor: Predictor, card: Card) 
         "digest": predictor.digest,
         "architecture": predictor.config.architecture,
         "num_parameters": trained["num_parameters"],
+        "strands": predictor.resolve(job.strands),
         "history": trained["history"],
         "best_epoch": trained.get("best_epoch"),
         "tracks": sums.metrics(role),

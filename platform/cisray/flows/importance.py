@@ -129,7 +129,7 @@ class _Measurer:
 
     def _read(self, codes: Codes) -> NDArray[np.floating]:
         """Predict windows on the tracks' own scale, [B, L] to [B, N, T]."""
-        predict = self._predictor.both_strands if self._job.strands == "both" else self._predictor
+        predict = self._predictor.reading(self._job.strands)
         parts = [predict(part).cpu().numpy() for part in torch.from_numpy(codes).split(self._job.batch_size)]
         return np.concatenate(parts)
 

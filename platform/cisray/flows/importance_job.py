@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pydantic.dataclasses import dataclass
 
 from cisray.baselines.word_importance import check_word
+from cisray.bundle import Strands
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
@@ -37,8 +38,9 @@ class ImportanceJob:
     resamples: int = 20
     """Fits to halves of the training split, whose stability is told."""
     seed: int = 0
-    strands: Literal["forward", "both"] = "both"
-    """Of words and changes: "both" averages the readings of both strands, as an evaluation does."""
+    strands: Strands = "learned"
+    """Of words and changes: "both" averages the readings of both strands; a model reads as it learned unless this says
+    otherwise, as in an evaluation."""
     batch_size: int = 256
     cluster: ClusterSpec = ClusterSpec()
 

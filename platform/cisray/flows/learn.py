@@ -65,7 +65,7 @@ def learn(config: dict[str, Any]) -> str | None:
     report: Report = config["report"] if rank == 0 else silent
     torch.manual_seed(job.training.seed)
     network, started = _start(job, cards, config["start_dir"])
-    feed = make_feed(_sources(job, cards), _tasks(job, cards, network), job.training, rank=rank, world=world)
+    feed = make_feed(sources_of(job, cards), tasks_of(job, cards, network), job.training, rank=rank, world=world)
     run = _Run(job, cards, rank, started, config["plan"])
     if isinstance(network, KmerRidge | ShallowModel):
         _learn_baseline(network, run, feed=feed, report=report)
@@ -106,12 +106,13 @@ def _start(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | No
     return network, started
 
 
-def _sources(job: TrainJob, cards: Mapping[str | None, Card]) -> dict[str | None, Source]:
+def sources_of(job: TrainJob, cards: Mapping[str | None, Card]) -> dict[str | None, Source]:
+    """Return what each head's batches are read from."""
     weights = {head: one.weight for head, one in job.datasets.items()}
     return {head: Source(Path(path), cards[head], weights.get(head or "")) for head, path in job.sources.items()}
 
 
-def _tasks(job: TrainJob, cards: Mapping[str | None, Card], network: nn.Module) -> dict[str | None, Task]:
+def tasks_of(job: TrainJob, cards: Mapping[str | None, Card], network: nn.Module) -> dict[str | None, Task]:
     """Return what each head learns from its dataset."""
     tasks = {}
     for head, card in cards.items():
@@ -205,7 +206,7 @@ def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed,
         tried = fit_ridge(network, train_batches(), score=score)
     elif isinstance(network, TableModel):
         spec = run.job.cluster
-        tables = describe_dataset(network.features, _sources(run.job, run.cards)[None], cluster=spec, report=report)
+        tables = describe_dataset(network.features, sources_of(run.job, run.cards)[None], cluster=spec, report=report)
         spread = partial(call_for_each, cluster=spec, threads=run.job.workers.threads)
         tried = fit_tables(network, tables.train, tables.valid, kind=kind, seed=seed, spread=spread)
     else:

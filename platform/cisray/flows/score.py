@@ -201,6 +201,11 @@ def _open_models(job: ScoreJob, models: Mapping[Path, ModelSource], reference: R
                 f"ensemble: {path} has (window_bp, bin_bp, crop_bins) of {shapes[0]}, and the model of {shapes[1]}; "
                 "wanted models of one geometry"
             )
+        if predictor.learned_strands == "forward" and job.engine.strands == "both":
+            raise InputError(
+                f"{path}: learned to read the forward strand only (training.reverse_complement = false), and the job "
+                'averages both; set engine.strands = "forward"'
+            )
         predictor.check()
     return predictors
 

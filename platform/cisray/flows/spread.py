@@ -48,7 +48,7 @@ def call_for_each(
             running[call.remote(held, item, max(1, threads // workers))] = place
         done, _ = ray.wait(list(running))
         for reference in done:
-            results[running.pop(reference)] = _result_of(reference)
+            results[running.pop(reference)] = result_of(reference)
     return [results[place] for place in sorted(results)]
 
 
@@ -57,7 +57,7 @@ def _call(function: Callable[[int], Result], item: int, threads: int) -> Result:
     return function(item)
 
 
-def _result_of(reference: Any) -> Any:
+def result_of(reference: Any) -> Any:
     """Return a call's result; bad input that it met comes back as the InputError it was."""
     try:
         return ray.get(reference)

@@ -62,7 +62,7 @@ class _Tester:
         """Predict the test loci of a condition; the facts are the metrics per track."""
         dataset_dir = Path(values["dataset"])
         card, predictor = read_card(dataset_dir), Predictor(values["model"])
-        predict = predictor.both_strands if self._job.strands == "both" else predictor
+        predict = predictor.reading(self._job.strands)
         sums, tables = EvaluationSums(card, ["model"]), []
         for rows in iter_examples(dataset_dir, card, "test", batch_size=self._job.batch_size):
             examples = decode_examples(rows, layout_of(card))

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic.dataclasses import dataclass
 
 from cisray.baselines.swap_loci import LociSpec
+from cisray.bundle import Strands
 from cisray.config import STRICT, check_settings
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
@@ -59,8 +60,9 @@ class SwapJob:
     """Of the training: every model is trained once with each; none takes that of [train]."""
     metric: Literal["auroc", "average_precision", "pearson", "pearson_log1p", "r2"] | None = None
     """The table's; None takes AUROC for labels and Pearson's correlation for numbers."""
-    strands: Literal["forward", "both"] = "both"
-    """"both" averages the readings of both strands of what is tested."""
+    strands: Strands = "learned"
+    """"both" averages the readings of both strands of what is tested; models read as they learned unless this says
+    otherwise."""
     batch_size: int = 256
     """Of predictions."""
     cluster: ClusterSpec = ClusterSpec()

@@ -89,7 +89,7 @@ def baseline_dir(trials: Trials, name: str, run_name: str) -> Path:
 def measure_on_test(trials: Trials, bundles: Mapping[str, Path], *, report: Report) -> dict[str, Any]:
     """Evaluate bundles on the test split: the mean over tracks of every metric, by name, and by head where there are.
 
-    Networks that learned to read both strands are read so. Empty where the dataset has no test split.
+    Each reads the strands that it learned to read. Empty where the dataset has no test split.
     """
     example = trials.job.example
     found: dict[str, Any] = {}
@@ -104,7 +104,6 @@ def measure_on_test(trials: Trials, bundles: Mapping[str, Path], *, report: Repo
                     dataset=dataset,
                     out=str(place / head if head else place),
                     head=head,
-                    strands="both" if example.training.reverse_complement else "forward",
                     use_gpu=example.workers.use_gpu,
                     cluster=trials.job.cluster,
                 ),

@@ -338,7 +338,7 @@ def _origin(models: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any],
     pairs += [
         ("dataset", f"{card.name}, digest {card.digest}"),
         ("split", f"{results['split']}: {', '.join(card.regions.get(results['split'], ['rows of a table']))}"),
-        ("strands", _strands(results)),
+        ("strands", ", ".join(f"{name}: {_strands(one)}" for name, one in models.items())),
         ("cisray", str(results.get("cisray_version", "–"))),
     ]
     return Section("Where it comes from", "What was measured, on what.", [facts(pairs)])

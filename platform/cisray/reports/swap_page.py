@@ -19,6 +19,7 @@ from cisray.reports.page import (
 )
 from cisray.reports.run_page import METRICS
 
+READINGS = {"learned": "as the models learned", "both": "mean of both strands", "forward": "forward strand only"}
 MOST_TRACKS = 25
 
 
@@ -116,6 +117,6 @@ def _origin(results: Mapping[str, Any]) -> Section:
     ]
     loci = {name: value for name, value in results["loci"].items() if name != "runs"}
     pairs += [(f"loci.{name}", str(value)) for name, value in loci.items()]
-    pairs += [("readings", results.get("strands", NO_VALUE)), ("cisray", results.get("cisray_version", NO_VALUE))]
+    pairs += [("strands", READINGS[results["strands"]]), ("cisray", results.get("cisray_version", NO_VALUE))]
     settings = "\n".join(f"{name} = {value}" for name, value in results["train"].items())
     return Section("Where it comes from", "What was compared, and how.", [facts(pairs), folded("Training", settings)])
