@@ -60,8 +60,8 @@ def test_what_learns_reads_the_dataset_beside_it(dataset, learners, window_bp):
     assert len({job.out for job in jobs} | {made.out}) == len(jobs) + 1
     for name, job in zip(learners, jobs, strict=True):
         network = network_of(job, window_bp)
+        assert not job.training.reverse_complement  # these have a direction, and so have the features
         if name.startswith("train"):
-            assert not job.training.reverse_complement  # these have a direction
             with torch.no_grad():
                 assert network.eval()(torch.zeros(2, window_bp, dtype=torch.uint8)).shape == (2, 1, 1)
 
