@@ -6,6 +6,7 @@ import pytest
 
 from cisray.errors import InputError
 from cisray.files import write_json
+from cisray.reports import sweep_page
 from cisray.reports.sweep_figures import Axis, parallel_coordinates, trial_curves
 from cisray.reports.sweep_page import leaderboard_rows, rows_of_test, write_sweep_page
 from cisray.sweeps.leaderboard import SWEEP_NAME
@@ -79,13 +80,22 @@ def make_sweep(tmp_path):
 def test_the_leaderboard_stands_with_every_setting(make_sweep, read_page):
     page = read_page(write_sweep_page(make_sweep()))
     header, _ = leaderboard_rows(RESULTS)
-    assert header[5:] == ["model.architecture", "training.learning_rate", "model.channels"]
+    assert header[5:] == ["architecture", "learning_rate", "other settings"]
     shown = page.table(*header)
-    assert [one[0] for one in shown] == ["2", "0", "1", "3"]
-    assert shown[0] == ["2", "finished", "0.810", "0.0100", "4", "basenji", "0.00100", "32"]
+    assert [one[0] for one in shown] == ["2", "0", "linear", "1", "3"]
+    assert shown[0] == ["2", "finished", "0.810", "0.0100", "4", "basenji", "0.00100", "channels 32"]
     assert shown[1][5:] == ["bpnet", "0.00100", "–"]
-    assert shown[3][2:4] == ["–", "–"]
+    assert shown[2] == ["linear", "baseline", "0.600", "–", "–", "kmer_ridge", "–", "–"]
+    assert shown[4][2:4] == ["–", "–"]
     assert "trial 3: the loss is nan" in page.text
+
+
+def test_settings_with_one_last_name_keep_their_sections_and_a_single_run_has_no_spread():
+    alike = {"kind": "choice", "values": [1, 2], "when": {}}
+    header, _ = leaderboard_rows(
+        RESULTS | {"space": {"model.dropout": alike, "training.dropout": alike}, "runs": ["a"]}
+    )
+    assert header == ["model", "status", "valid r", "epochs", "model.dropout", "training.dropout"]
 
 
 def test_winner_and_baselines_stand_side_by_side_on_the_test_split(make_sweep, read_page):
@@ -158,6 +168,22 @@ def test_lines_cross_the_axes_where_the_settings_say():
     assert [label.get_text() for label in plot.get_xticklabels()][:2] == ["training.\nrate", "model.\narchitecture"]
 
 
+def test_settings_that_count_for_few_are_drawn_apart_where_there_are_many(make_sweep):
+    few = {
+        f"bpnet.{number}": {"kind": "choice", "values": [1, 2], "when": {"model.architecture": ["bpnet"]}}
+        for number in range(7)
+    }
+    trials = copy.deepcopy(RESULTS["trials"])
+    trials[1]["settings"] |= dict.fromkeys(few, 2)
+    changes = {"space": RESULTS["space"] | few, "trials": trials}
+    page = write_sweep_page(make_sweep(**changes)).read_text()
+    for group in ("all trials", "model.architecture: basenji", "model.architecture: bpnet"):
+        assert f"settings and validation metric, {group}" in page
+    page = write_sweep_page(make_sweep()).read_text()
+    assert "settings and validation metric, all trials" in page
+    assert "validation metric, model" not in page
+
+
 def test_one_trial_or_equal_trials_can_be_drawn():
     for number in (1, 2):
         axes = [Axis("a", [1.0] * number, 0.0, 2.0)]
@@ -173,3 +199,26 @@ def test_every_trial_has_a_curve_and_every_baseline_a_level():
     assert {text.get_text() for text in plot.get_legend().get_texts()} == {"winner", "given up"}
     assert [text.get_text() for text in plot.texts] == ["linear"]
     assert re.match("best validation", plot.get_ylabel())
+
+
+def test_of_very_many_trials_a_page_shows_some_and_says_so(make_sweep, read_page, monkeypatch):
+    drawn = {}
+
+    def curves_of(curves, **kwargs):
+        drawn.update(curves)
+        return trial_curves(curves, **kwargs)
+
+    monkeypatch.setattr(sweep_page, "MOST_ROWS", 30)
+    monkeypatch.setattr(sweep_page, "MOST_LINES", 5)
+    monkeypatch.setattr(sweep_page, "trial_curves", curves_of)
+    failed = [row(100 + n, None, status="failed", rank=101 + n, failure="no memory") for n in range(40)]
+    trials = [row(n, 0.9 - 0.001 * n, rank=n + 1) for n in range(100)] + failed
+    folder = make_sweep(trials=trials, winner=RESULTS["winner"] | {"trial": 0}, baselines={}, test={})
+    page = read_page(write_sweep_page(folder))
+    header, _ = leaderboard_rows(RESULTS)
+    assert [int(one[0]) for one in page.table(*header)] == list(range(30))
+    assert "The first 30 of 140; all stand in leaderboard.csv." in page.text
+    assert "Drawn are 5 of 100 trials, evenly from the best to the worst." in page.text
+    assert list(drawn) == [0, 25, 50, 74, 99]
+    assert page.text.count("no memory") == 30
+    assert "and 10 more" in page.text

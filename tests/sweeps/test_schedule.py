@@ -237,10 +237,28 @@ def test_checkpoints_go_when_nobody_goes_on_from_them(tmp_path):
 
 def test_the_leaderboard_file_has_a_row_per_trial(tmp_path):
     rows = rank(run(make_rules(most_trials=30)))
-    write_leaderboard(tmp_path / "leaderboard.csv", rows)
+    finished = [row.value for row in rows if row.status == "finished"]
+    middle = (finished[0] + finished[1]) / 2
+    one = {"architecture": "linear", "spread": None, "values": [middle]}
+    results = {
+        "trials": [row._asdict() for row in rows],
+        "winner": {"trial": rows[0].number},
+        "baselines": {
+            "kmers": one | {"value": middle, "failure": ""},
+            "wrong": one | {"value": None, "failure": "fell over"},
+        },
+        "test": {"winner": {"": {"auroc": 0.8}}, "kmers": {"": {"auroc": 0.9}}},
+    }
+    write_leaderboard(tmp_path / "leaderboard.csv", results)
     with (tmp_path / "leaderboard.csv").open() as handle:
-        table = list(csv.DictReader(handle))
-    assert [int(one["trial"]) for one in table] == [row.number for row in rows]
+        told = list(csv.DictReader(handle))
+    assert [one["rank"] for one in told] == [str(place) for place in range(1, len(rows) + 3)]
+    assert [told[1]["model"], told[-1]["model"]] == ["kmers", "wrong"]
+    assert [told[1]["status"], told[1]["model.architecture"], told[1]["epochs"]] == ["baseline", "linear", ""]
+    assert [one["test.auroc"] for one in told[:3]] == ["0.8", "0.9", ""]
+    assert told[-1]["failure"] == "fell over"
+    table = [one for one in told if one["status"] != "baseline"]
+    assert [int(one["model"]) for one in table] == [row.number for row in rows]
     assert [one["status"] for one in table] == [row.status for row in rows]
     best = table[0]
     assert float(best["valid.pearson"]) == rows[0].value == max(row.value for row in rows if row.status == "finished")

@@ -13,6 +13,7 @@ from cisray.datasets.predictions import EVALUATION_NAME
 from cisray.errors import InputError
 from cisray.files import folder_written_whole, read_json
 from cisray.flows.evaluate import EvaluateJob, evaluate
+from cisray.flows.resources import NoRoomError
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.sweep_trial import Trials, curve_of, reason_of
 from cisray.flows.train import train
@@ -69,6 +70,8 @@ def measure_baseline(trials: Trials, name: str, *, report: Report) -> Baseline:
     architecture = jobs[0].model.architecture
     try:
         trained = [train(job, start_dir=trials.start_dir if job.start.model else None, report=report) for job in jobs]
+    except NoRoomError:
+        raise
     except (InputError, ray.train.TrainingFailedError) as error:
         return Baseline(architecture, None, None, [], reason_of(error))
     values = [curve_of(one.metrics)[-1] for one in trained]

@@ -338,10 +338,18 @@ def _origin(models: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any],
     pairs += [
         ("dataset", f"{card.name}, digest {card.digest}"),
         ("split", f"{results['split']}: {', '.join(card.regions.get(results['split'], ['rows of a table']))}"),
-        ("strands", ", ".join(f"{name}: {_strands(one)}" for name, one in models.items())),
+        ("strands", _strands_of(models, results)),
         ("cisray", str(results.get("cisray_version", "–"))),
     ]
     return Section("Where it comes from", "What was measured, on what.", [facts(pairs)])
+
+
+def _strands_of(models: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any]) -> str:
+    """Say which strands were read, once where all models read alike."""
+    words = {name: _strands({"strands": one.get("strands", results["strands"])}) for name, one in models.items()}
+    if len(set(words.values())) == 1:
+        return _strands(results)
+    return ", ".join(f"{name}: {word}" for name, word in words.items())
 
 
 def _strands(results: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from cisray.reports.figures import DARK_BLUE, DENSITY, GREY, LIGHT_BLUE, ORANGE,
 
 MOST_LETTERS = 22
 TICKS = 5
+MOST_BESIDE = 5
 
 
 class Axis(NamedTuple):
@@ -30,8 +31,10 @@ class Axis(NamedTuple):
 
 
 @mpl.rc_context(SETTINGS)
-def parallel_coordinates(axes: Sequence[Axis], *, values: Sequence[float], finished: Sequence[bool]) -> Figure:
-    """Draw a line per trial through its settings to its metric; the first trial is the winner."""
+def parallel_coordinates(
+    axes: Sequence[Axis], *, values: Sequence[float], finished: Sequence[bool], winner: int | None = 0
+) -> Figure:
+    """Draw a line per trial, the best first, through its settings to its metric; the place of the winner, if any."""
     figure = Figure(figsize=(WIDE_INCHES, 3.9), layout="constrained")
     plot = figure.subplots()
     low, high = min(values), max(values)
@@ -40,7 +43,7 @@ def parallel_coordinates(axes: Sequence[Axis], *, values: Sequence[float], finis
     heights = np.array([_heights(axis) for axis in every])  # [A, M]
     shade = Normalize(low, max(high, low + 1e-6))
     for trial in reversed(range(len(values))):  # the best on top
-        wins = trial == 0
+        wins = trial == winner
         plot.plot(
             range(len(every)),
             heights[:, trial],
@@ -101,9 +104,11 @@ def trial_curves(
             label=None if label in told else label,
         )
         told.add(label)
-    for name, level in levels.items():
+    for place, (name, level) in enumerate(sorted(levels.items(), key=lambda one: one[1])):
         plot.axhline(level, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-        plot.annotate(_short(name), (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        # side by side, because equal levels would hide each other's names
+        at = (1 - 0.14 * (place % MOST_BESIDE), level)
+        plot.annotate(_short(name), at, xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
     plot.set_xlabel("epoch")
     plot.set_ylabel("best validation Pearson so far")
     plot.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))

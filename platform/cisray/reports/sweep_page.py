@@ -1,6 +1,6 @@
 """The page of a sweep: its leaderboard, what its settings did, how its trials learned, and the test split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,15 @@ from cisray.reports.page import (
 )
 from cisray.reports.run_page import METRICS
 from cisray.reports.sweep_figures import Axis, parallel_coordinates, trial_curves
-from cisray.sweeps.leaderboard import SWEEP_NAME
+from cisray.sweeps.leaderboard import LEADERBOARD_NAME, SWEEP_NAME, standings
 
 STATUSES = {"finished": "came to their end", "stopped": "were given up", "failed": "failed"}
 RANGES = ("uniform", "loguniform", "int")
+MOST_AXES = 9  # of one figure, or their labels would meet
+MOST_ROWS = 1000
+"""Of the table and of what failed; leaderboard.csv has all."""
+MOST_LINES = 400
+"""Of a figure."""
 KEYS = {"name", "trials", "winner", "baselines", "test", "space", "search", "stopping", "datasets", "runs", "seed"}
 
 
@@ -46,20 +51,25 @@ def write_sweep_page(sweep_dir: Path) -> Path:
 
 
 def leaderboard_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
-    """Lay out a row per trial, the best first: what it came to, then its settings."""
-    names = list(results["space"])
-    header = ["trial", "status", "valid r", "spread", "epochs", *names]
-    rows = [
-        [
-            str(row["number"]),
-            row["status"],
-            row["value"],
-            row["spread"],
-            row["epochs"],
-            *(_word(row["settings"].get(name)) for name in names),
-        ]
-        for row in results["trials"]
-    ]
+    """Lay out a row per trial and baseline, the best first: what it came to, then its settings.
+
+    What all trials have is a column each; what counts for some only stands in the last one.
+    """
+    shared = [name for name, one in results["space"].items() if not one["when"]]
+    of_some = [name for name in results["space"] if name not in shared]
+    spread = ["spread"] if len(results["runs"]) > 1 else []
+    short = [name.rpartition(".")[2] for name in shared]
+    names = short if len(set(short)) == len(short) else shared
+    header = ["model", "status", "valid r", *spread, "epochs", *names, *(["other settings"] if of_some else [])]
+    rows = []
+    for one in standings(results):
+        settings = one["settings"]
+        row = [one["name"], one["status"], one["value"], *(one[name] for name in spread), one["epochs"]]
+        row += [_word(settings.get(name)) for name in shared]
+        if of_some:
+            others = [f"{name.rpartition('.')[2]} {_word(settings[name])}" for name in of_some if name in settings]
+            row.append(", ".join(others) or None)
+        rows.append(row)
     return header, rows
 
 
@@ -107,34 +117,65 @@ def _headline(results: Mapping[str, Any]) -> Section:
 
 def _leaderboard(results: Mapping[str, Any]) -> Section:
     header, rows = leaderboard_rows(results)
-    content = [table(header, rows)]
+    content = [table(header, rows[:MOST_ROWS])]
+    if len(rows) > MOST_ROWS:
+        content.append(text(f"The first {MOST_ROWS:,} of {len(rows):,}; all stand in {LEADERBOARD_NAME}."))
     failed = [f"trial {row['number']}: {row['failure']}" for row in results["trials"] if row["failure"]]
     failed += [f"{name}: {one['failure']}" for name, one in results["baselines"].items() if one["failure"]]
+    if len(failed) > MOST_ROWS:
+        failed = [*failed[:MOST_ROWS], f"and {len(failed) - MOST_ROWS:,} more"]
     if failed:
         content.append(callout("warning", "Failed", failed))
     return Section(
         "Leaderboard",
-        "Every trial, the best first: those that came to their end, then those given up, by how far they came. Spread "
-        "is the standard deviation over a trial's runs.",
+        "Every trial, by its number, and every baseline, the best first: those that came to their end, then those "
+        "given up, by how far they came. Spread is the standard deviation over a trial's runs.",
         content,
     )
 
 
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], list[Markup]]:
+    """Return ranked trials as far as a figure can show them, from the first to the last, and what it leaves out."""
+    if len(rows) <= MOST_LINES:
+        return rows, []
+    places = [round(number * (len(rows) - 1) / (MOST_LINES - 1)) for number in range(MOST_LINES)]
+    told = f"Drawn are {MOST_LINES:,} of {len(rows):,} trials, evenly from the best to the worst."
+    return [rows[place] for place in places], [text(told)]
+
+
 def _settings(results: Mapping[str, Any]) -> Section:
-    rows = [row for row in results["trials"] if row["value"] is not None]
-    axes = [
-        _axis(name, parameter, [row["settings"].get(name) for row in rows])
-        for name, parameter in results["space"].items()
-    ]
-    figure = parallel_coordinates(
-        axes, values=[row["value"] for row in rows], finished=[row["status"] == "finished" for row in rows]
-    )
+    rows, left_out = _drawn([row for row in results["trials"] if row["value"] is not None])
+    figures = []
+    for when, names in _groups(results["space"]).items():
+        of_group = [row for row in rows if not when or any(name in row["settings"] for name in names)]
+        if not of_group:
+            continue
+        axes = [_axis(name, results["space"][name], [row["settings"].get(name) for row in of_group]) for name in names]
+        figure = parallel_coordinates(
+            axes,
+            values=[row["value"] for row in of_group],
+            finished=[row["status"] == "finished" for row in of_group],
+            winner=0 if of_group[0] is rows[0] else None,
+        )
+        alt = f"parallel coordinates of trials' settings and validation metric, {when or 'all trials'}"
+        figures.append(embed(figure, alt=alt, caption=when, wide=True))
     return Section(
         "Settings",
         "A line per trial that was measured, through its settings to its validation metric; the winner's is orange, "
         "those of trials given up are dashed. A line is broken where a setting does not count.",
-        [embed(figure, alt="parallel coordinates of trials' settings and validation metric", wide=True)],
+        [*figures, *left_out] or [text("No trial was measured.")],
     )
+
+
+def _groups(space: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the settings that are drawn together: all of a few; of many those that count for the same trials."""
+    if len(space) <= MOST_AXES:
+        return {"": list(space)}
+    groups: dict[str, list[str]] = {}
+    for name, parameter in space.items():
+        when = "; ".join(f"{other}: {', '.join(map(str, values))}" for other, values in parameter["when"].items())
+        groups.setdefault(when, []).append(name)
+    return groups
 
 
 def _axis(name: str, parameter: Mapping[str, Any], settings: list[Any]) -> Axis:
@@ -150,14 +191,15 @@ def _axis(name: str, parameter: Mapping[str, Any], settings: list[Any]) -> Axis:
 
 def _learning(results: Mapping[str, Any]) -> Section:
     explains = "Best validation metric so far after each epoch, a line per trial, mean over its runs."
-    curves = {row["number"]: row["curve"] for row in results["trials"] if row["curve"]}
+    rows, left_out = _drawn([row for row in results["trials"] if row["curve"]])
+    curves = {row["number"]: row["curve"] for row in rows}
     if not curves:
         return Section("Learning", explains, [text("No trial was measured.")])
     levels = {name: one["value"] for name, one in results["baselines"].items() if one["value"] is not None}
     winner = results["winner"]["trial"]
     stopped = {row["number"] for row in results["trials"] if row["status"] == "stopped"}
     figure = trial_curves(curves, winner=winner, stopped=stopped, levels=levels)
-    return Section("Learning", explains, [embed(figure, alt="learning curves of all trials", wide=True)])
+    return Section("Learning", explains, [embed(figure, alt="learning curves of trials", wide=True), *left_out])
 
 
 def _origin(results: Mapping[str, Any]) -> Section:

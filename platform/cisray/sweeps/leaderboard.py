@@ -1,9 +1,9 @@
-"""The leaderboard: what every trial came to, in order, as rows and as a CSV file."""
+"""The leaderboard: what every trial and baseline came to, in order, as rows and as a CSV file."""
 
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,24 +77,60 @@ def row_of(schedule: Schedule, number: int) -> Row:
     )
 
 
-def write_leaderboard(path: Path, rows: Sequence[Row]) -> None:
-    """Write a row per trial as CSV: what it came to, then a column per setting, empty where it has none."""
-    names = list(dict.fromkeys(name for row in rows for name in row.settings))
-    columns = ["rank", "trial", "status", METRIC, "spread", "runs", "epochs", "examples", "seconds"]
+def standings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Put the trials and baselines of a sweep's results in one order, the best on the validation split first.
+
+    Trials that were given up or failed follow, then baselines that failed. Each has the fields of a row, the `name` of
+    the trial or baseline, and under `test` the metrics of those that were read on the test split, by head.
+    """
+    winner = results["winner"]["trial"]
+    trials = [
+        dict(row)
+        | {"name": str(row["number"]), "test": results["test"].get("winner", {}) if row["number"] == winner else {}}
+        for row in results["trials"]
+    ]
+    beside = [
+        dict.fromkeys(("number", "epochs", "examples", "seconds"))
+        | dict(one)
+        | {"name": name, "status": "baseline", "settings": {"model.architecture": one["architecture"]}}
+        | {"test": results["test"].get(name, {})}
+        for name, one in results["baselines"].items()
+    ]
+    told: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
+    for one in [*trials, *beside]:
+        ended = one["status"] in ("finished", "baseline") and one["value"] is not None
+        (told if ended else rest).append(one)
+    return sorted(told, key=lambda one: -one["value"]) + rest
+
+
+def write_leaderboard(path: Path, results: Mapping[str, Any]) -> None:
+    """Write a row per trial and baseline as CSV: what it came to, on the test split too, then a column per setting."""
+    rows = standings(results)
+    names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
+    tested = [
+        {_test_column(head, name): value for head, one in row["test"].items() for name, value in one.items()}
+        for row in rows
+    ]
+    metrics = list(dict.fromkeys(name for one in tested for name in one))
+    facts = ["spread", "epochs", "examples", "seconds"]
     with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
         table = csv.writer(handle, lineterminator="\n")
-        table.writerow([*columns, *names, "failure"])
-        for row in rows:
-            facts = [row.rank, row.number, row.status, row.value, row.spread, len(row.values), row.epochs]
+        table.writerow(["rank", "model", "status", METRIC, "runs", *facts, *metrics, *names, "failure"])
+        for place, (row, test) in enumerate(zip(rows, tested, strict=True), start=1):
             table.writerow(
                 [
-                    *facts,
-                    row.examples,
-                    row.seconds,
-                    *(row.settings.get(name) for name in names),
-                    " ".join(row.failure.split()),
+                    *(place, row["name"], row["status"], row["value"], len(row["values"])),
+                    *(row[name] for name in facts),
+                    *(test.get(name) for name in metrics),
+                    *(row["settings"].get(name) for name in names),
+                    " ".join(row["failure"].split()),
                 ]
             )
+
+
+def _test_column(head: str, metric: str) -> str:
+    return ".".join(part for part in ("test", head, metric) if part)
 
 
 def defined(value: float) -> float | None:
