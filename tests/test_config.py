@@ -177,3 +177,9 @@ def test_data_is_sought_below_data_dir_then_below_the_environment_then_here(tmp_
 
 def test_flatten_joins_keys_with_dots():
     assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_a_job_that_holds_a_password_is_refused_and_does_not_show_it(job):
+    with pytest.raises(InputError, match=r"cake\.toml: name is an address that holds a password") as told:
+        load_job(job, Cake, ["name=s3://me:hunter2@bucket/genome.fa"])
+    assert "hunter2" not in str(told.value)

@@ -1,7 +1,10 @@
+import errno
 import hashlib
 import json
 import math
+import os
 import random
+import shutil
 
 import pytest
 
@@ -9,10 +12,12 @@ from cisray.errors import InputError
 from cisray.files import (
     file_digest,
     folder_written_whole,
+    full_disk_told,
     read_json,
     replace_folder,
     sampled_digest,
     value_digest,
+    within,
     write_json,
     written_whole,
 )
@@ -127,3 +132,53 @@ def test_a_folder_is_not_read_as_json(tmp_path):
         (tmp_path / "a").touch()
         with pytest.raises(InputError, match="a card was expected here, and this is or lies below something else"):
             read_json(path, what="card")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        OSError(f"Error writing bytes to file. Detail: [errno 28] {os.strerror(errno.ENOSPC)}"),
+        shutil.Error([("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}")]),
+    ],
+)
+def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing_behind(tmp_path, error):
+    told = r"new/folder: no room for a.txt \(\d+ of \d+ MiB are free\); make room, then run again, which goes on where"
+    path = tmp_path / "new/folder/a.txt"
+    with pytest.raises(InputError, match=told), full_disk_told(path):  # before there is a folder
+        raise error
+    for written in (written_whole, folder_written_whole):
+        with pytest.raises(InputError, match=told), written(path):
+            raise error
+    assert list(path.parent.iterdir()) == []
+
+
+def test_other_errors_of_a_disk_are_left_alone(tmp_path):
+    with pytest.raises(PermissionError, match="not yours"), full_disk_told(tmp_path / "a.txt"):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "a/../../secret", "/etc/passwd", "link", "folder/deep", "ring", "a\0b", "..", "inside/../../x"],
+)
+def test_a_stored_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "thing"
+    (folder / "inside").mkdir(parents=True)
+    (tmp_path / "secret").write_text("s")
+    (folder / "link").symlink_to("../secret")
+    (folder / "folder").symlink_to(tmp_path)
+    (folder / "ring").symlink_to("ring")
+    with pytest.raises(InputError, match=r"thing: .* leads out of this bundle, and is not read; copy the bundle again"):
+        within(folder, name, what="bundle")
+
+
+def test_a_stored_name_inside_is_taken_whether_or_not_the_folder_is_itself_a_link(tmp_path):
+    (tmp_path / "thing" / "inside").mkdir(parents=True)
+    (tmp_path / "thing" / "real").write_text("r")
+    (tmp_path / "thing" / "near").symlink_to("inside/../real")
+    (tmp_path / "alias").symlink_to("thing")
+    for folder in (tmp_path / "thing", tmp_path / "alias"):
+        for name in ("real", "near", "inside/not there yet.json", "...", "a..b"):
+            assert within(folder, name, what="bundle") == folder / name

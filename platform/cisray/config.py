@@ -10,7 +10,10 @@ from typing import Any, TypeVar, get_args, overload
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from cisray.addresses import refuse_passwords
 from cisray.errors import InputError
+from cisray.remote import join, local_path
+from cisray.stores import is_remote
 
 J = TypeVar("J")
 
@@ -43,7 +46,8 @@ def load_job(path: Path, job_type: Any, overrides: Sequence[str] = ()) -> Any:
             a string.
 
     Raises:
-        InputError: the file is missing or not TOML, a key is unknown, or a value is of the wrong kind.
+        InputError: the file is missing or not TOML, a key is unknown, a value is of the wrong kind, or
+            an address holds a password.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -53,6 +57,7 @@ def load_job(path: Path, job_type: Any, overrides: Sequence[str] = ()) -> Any:
         raise InputError(f"{path}: not valid TOML: {error}") from error
     for override in overrides:
         _apply_override(values, override)
+    refuse_passwords(values, source=str(path))
     return check_settings(values, job_type, source=str(path))
 
 
@@ -73,14 +78,17 @@ def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> 
 
 
 def data_root(data_dir: str | None) -> str:
-    """Return the absolute folder that input files lie below: `data_dir`, or $CISRAY_DATA, or the working directory."""
+    """Return what input files lie below: `data_dir`, or $CISRAY_DATA, or the working directory; a path or a URI."""
     root = data_dir if data_dir is not None else os.environ.get("CISRAY_DATA", "")
-    return str(Path(root).expanduser().absolute())
+    return root.rstrip("/") if is_remote(root) else str(local_path(root))
 
 
 def data_path(name: str, data_dir: str | None) -> Path:
-    """Return an input file's absolute path, `name` below the data root; raise InputError where there is none."""
-    path = Path(data_root(data_dir)) / Path(name).expanduser()
+    """Return an input file's absolute path, `name` below the data root; raise InputError where there is none.
+
+    Where `name` or the data root is a URI, that is its path in the cache, once it is fetched.
+    """
+    path = local_path(join(data_root(data_dir), name))
     if not path.exists():
         unset = data_dir is None and not os.environ.get("CISRAY_DATA")
         hint = " (neither data_dir nor the environment variable CISRAY_DATA is set)" if unset else ""

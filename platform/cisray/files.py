@@ -1,5 +1,6 @@
 """Write files whole or not at all, and say what is in them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cisray.errors import InputError
@@ -15,6 +16,24 @@ from cisray.errors import InputError
 # What sampled_digest reads of a large file.
 SAMPLES = 16
 SAMPLE_BYTES = 64 << 10
+# A disk, or a user's share of it, is used up.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Raise InputError in place of the system's error where no room is left for `path`, which the block writes."""
+    try:
+        yield
+    except OSError as error:
+        # errors of Arrow and shutil may have no number, but all hold the system's words
+        if not any(os.strerror(number) in str(error) for number in _FULL):
+            raise
+        disk = shutil.disk_usage(next(folder for folder in path.parents if folder.exists()))
+        raise InputError(
+            f"{path.parent}: no room for {path.name} ({disk.free >> 20} of {disk.total >> 20} MiB are free); make "
+            "room, then run again, which goes on where this run ended"
+        ) from error
 
 
 @contextmanager
@@ -23,29 +42,31 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     The name is unique to this process, so that two workers that write the same shard do not meet.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(descriptor)
-    aside = Path(name)
-    try:
-        yield aside
-        aside.chmod(0o644)  # mkstemp gives 0600; other users of a shared folder must be able to read
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with full_disk_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+        aside = Path(name)
+        try:
+            yield aside
+            aside.chmod(0o644)  # mkstemp gives 0600; other users of a shared folder must be able to read
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, which takes its place only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        replace_folder(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with full_disk_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield aside
+            aside.chmod(0o755)
+            replace_folder(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def replace_folder(source: Path, target: Path) -> None:
@@ -78,6 +99,27 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a {what}: it holds a {type(values).__name__}; make it again")
     return values
+
+
+def within(folder: Path, name: str, *, what: str) -> Path:
+    """Return the path of a file by the name that something stored has for it.
+
+    Raises:
+        InputError: the name leads out of `folder`: it is absolute, has `..` in it, or meets a symbolic link that does.
+            The message says `what` the folder is.
+    """
+    path = folder / name
+    try:
+        is_within = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+        is_within = is_within and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a ring, or a name that no file can have
+        is_within = False
+    if not is_within:
+        raise InputError(
+            f"{folder}: {name!r} leads out of this {what}, and is not read; copy the {what} again, links as the files "
+            "that they lead to"
+        )
+    return path
 
 
 def file_digest(path: Path) -> str:

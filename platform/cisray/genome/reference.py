@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cisray.files import folder_written_whole, read_json, write_json
 from cisray.genome.compression import GZIP_ERRORS, check_is_file, is_gzip, lacks_bgzip_end, open_unpacked
 from cisray.genome.intervals import suggest_names
 from cisray.genome.sequence import BASE_CODES, UNKNOWN
+from cisray.remote import default_cache_dir
 
 _FORMAT = 1  # of contigs.json; another number there means: make the folder again
 _CHUNK_BP = 1 << 24  # a human chromosome need not be in memory at once
@@ -125,13 +125,6 @@ def check_same_genome(
             f"{reference.path} is not the genome of {what}: {'; '.join(differing[:3])}{more}; "
             f"give the FASTA file that {what} was made with"
         )
-
-
-def default_cache_dir() -> Path:
-    """Return the folder for what can be made again: $CISRAY_CACHE, or cisray in the user's cache folder."""
-    if own := os.environ.get("CISRAY_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cisray"
 
 
 def _prepared(fasta: Path, cache_dir: Path) -> Path:

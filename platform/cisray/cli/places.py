@@ -1,0 +1,34 @@
+"""Where verbs find bundles and put results, when a URI says it."""
+
+import re
+from pathlib import Path
+
+# A path typed as s3://bucket/x may have lost a slash on its way through pathlib.
+_LIKE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def bundle_address(address: str) -> str:
+    """Return a model's address as `fetch_model` takes it: a bundle at a URI is fetched, the rest stays as it is."""
+    from cisray.remote import local_path
+    from cisray.stores import is_uri
+
+    return str(local_path(address)) if is_uri(address) else address
+
+
+def own_folder(out: str | Path) -> Path:
+    """Return an output's absolute path, for a verb that writes to folders only; raise InputError for a URI."""
+    from cisray.errors import InputError
+
+    if _LIKE_URI.match(str(out)):
+        raise InputError(
+            f"out: {out} is a URI, and this verb writes to folders; name a folder, and copy it afterwards "
+            "(build, train, evaluate and score publish to a URI by themselves)"
+        )
+    return Path(out).absolute()
+
+
+def shown_place(out: str, folder: Path) -> str:
+    """Return what to tell of where an output is: its URI, or the absolute path of its folder."""
+    from cisray.stores import is_remote
+
+    return out if is_remote(out) else str(folder)

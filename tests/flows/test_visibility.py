@@ -1,0 +1,214 @@
+"""What nodes see: in words, and on two nodes of which the second one has an empty folder where the first has files."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cisray.flows.build import build
+from cisray.flows.evaluate import EvaluateJob, evaluate
+from cisray.flows.resources import Need
+from cisray.flows.score import score
+from cisray.flows.score_job import ScoreJob
+from cisray.flows.train import train
+from cisray.flows.visibility import Wanted, check_visible, look_around
+from cisray.remote import fetch
+from cisray.scoring.manifest import ModelSource
+from object_store import served_bucket
+
+pytestmark = pytest.mark.ray
+ON_LOOPBACK = """
+from ray._private import services
+services.resolve_ip_for_localhost = lambda host: host  # as cisray's own cluster: loopback only
+"""
+# The driver is on a node without CPUs, so that all work goes to the other one.
+DRIVER = """
+import os, pickle, subprocess, sys, time
+from pathlib import Path
+
+import cisray.flows
+import ray
+from ray.cluster_utils import Cluster
+from cisray.errors import InputError
+
+call, arguments, values, hidden, answer = pickle.loads(sys.stdin.buffer.read())
+store = 100 << 20
+head = {"num_cpus": 0, "object_store_memory": store, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+nodes = Cluster(initialize_head=True, head_node_args=head)
+start = [Path(sys.executable).with_name("ray"), "start", f"--address={nodes.address}", "--node-ip-address=127.0.0.1"]
+start += ["--num-cpus=4", f"--object-store-memory={store}", "--dashboard-agent-listen-port=0", "--block"]
+hide = 'for folder in "$@"; do shift; [ "$folder" = -- ] && break; mount -t tmpfs none "$folder"; done; exec "$@"'
+second = subprocess.Popen(
+    ["unshare", "--mount", "sh", "-ec", hide, "hide", *hidden, "--", *start], stdout=sys.stderr, stderr=sys.stderr
+)
+ray.init(address=nodes.address, log_to_driver=False)
+try:
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        assert second.poll() is None
+        time.sleep(0.1)
+    try:
+        told = f"done: {call(*arguments, **values)}"
+    except InputError as error:
+        told = f"refused: {error}"
+    seen = [path for folder in hidden for path in Path(f"/proc/{second.pid}/root{folder}").rglob("*") if path.is_file()]
+    Path(answer).write_bytes(pickle.dumps((told, [path.name for path in seen])))
+finally:
+    ray.shutdown()
+    second.terminate()
+    second.wait(timeout=60)
+    nodes.shutdown()
+"""
+
+
+@pytest.fixture(scope="session")
+def can_hide():
+    """Skip where a process may not have mounts of its own."""
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if done.returncode:
+        pytest.skip("this process may not mount")
+
+
+@pytest.fixture
+def run_beside(can_hide, tmp_path):
+    """Run a flow whose workers are on a node that has empty folders instead of some; return what it told, and what
+    files that node has there in the end."""
+
+    def run(function, *arguments, hidden, **values):
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(ON_LOOPBACK)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment["PYTHONPATH"] = str(tmp_path / "site")
+        given = pickle.dumps((function, arguments, values, list(map(str, hidden)), str(tmp_path / "answer")))
+        with (tmp_path / "log").open("w") as log:
+            driver = subprocess.Popen(
+                [sys.executable, "-c", DRIVER],
+                stdin=subprocess.PIPE,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                driver.communicate(given, timeout=200)
+            finally:
+                if driver.poll() is None:
+                    os.killpg(driver.pid, signal.SIGKILL)
+        assert driver.returncode == 0, (tmp_path / "log").read_text()[-3000:]
+        return pickle.loads((tmp_path / "answer").read_bytes())
+
+    return run
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    """What a node is asked, where all is well."""
+    folder = tmp_path / "out.unfinished"
+    folder.mkdir()
+    (folder / ".visible.tmp").write_text("")
+    (tmp_path / "genome.fa").write_text(">a\nACGT\n")
+    files = {str(tmp_path / "genome.fa"): 8, str(tmp_path): None}
+    return Wanted(files, {}, str(tmp_path / "cache"), str(folder), str(folder / ".visible.tmp"))
+
+
+def test_all_is_well(wanted):
+    assert look_around(wanted) == ""
+    assert [path.name for path in Path(wanted.folder).iterdir()] == [".visible.tmp"]
+
+
+def test_each_path_that_is_missing_or_other_is_named(wanted, tmp_path):
+    assert look_around(wanted._replace(files={"/nowhere/x.bw": 3})) == "/nowhere/x.bw is not there"
+    other = look_around(wanted._replace(files={str(tmp_path / "genome.fa"): 4_000}))
+    assert other == f"{tmp_path}/genome.fa has 8 bytes here, and 4,000 where the job began"
+    many = look_around(wanted._replace(files={f"/nowhere/{number}": None for number in range(5)}))
+    assert many == "/nowhere/0 is not there; /nowhere/1 is not there; /nowhere/2 is not there and 2 more"
+
+
+def test_a_folder_that_is_another_one_or_cannot_be_written_is_named(wanted, monkeypatch):
+    monkeypatch.setattr("cisray.flows.visibility.APPEARS_S", 0.1)
+    missing = look_around(wanted._replace(probe=f"{wanted.folder}/.other.tmp"))
+    assert missing == f"what is written to {wanted.folder} does not appear here"
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert look_around(wanted) == f"nothing can be written to {wanted.folder} (Permission denied)"
+
+
+def test_what_a_uri_names_is_fetched_to_the_same_path(wanted, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, served_bucket(patch) as bucket:
+        uri = bucket.put("genome.fa", b">a\nACGT\n")
+        path = fetch(uri, tmp_path / "other")
+        here = tmp_path / "cache" / path.relative_to(tmp_path / "other")
+        assert look_around(wanted._replace(fetched={str(here): uri})) == ""
+        assert here.read_bytes() == b">a\nACGT\n"
+        bucket.put("genome.fa", b">a\nTTTT\n")
+        assert look_around(wanted._replace(fetched={str(here): uri})).startswith(f"{uri} is another version here, or ")
+        bucket.delete("genome.fa")
+        told = look_around(wanted._replace(fetched={str(here): uri}))
+        assert told == f"{uri}: no such object or folder; check the name"
+
+
+def test_one_node_asks_nobody(ray_here, tmp_path):
+    check_visible([Path("/nowhere")], tmp_path / "nowhere", need=Need(1.0))
+
+
+def test_inputs_that_another_node_does_not_see_are_named(run_beside, build_job, simulated, tmp_path):
+    out = tmp_path / "dataset"
+    told, _ = run_beside(build, build_job(out), hidden=[simulated])
+    assert told.startswith("refused: node 127.0.0.1 (")
+    assert f": {simulated}/genome.fa is not there; {simulated}/" in told
+    assert told.endswith(
+        "\nwanted: what a job names in one folder that all machines share, under the same path, or a URI that all of "
+        "them can read, such as s3://bucket/file"
+    )
+    left = {path.name for path in Path(f"{out}.unfinished").iterdir()}
+    assert left == {".lock", ".plan.json"}
+
+
+def test_a_result_folder_that_another_node_does_not_see_is_named(run_beside, train_job, dataset, tmp_path):
+    (tmp_path / "runs").mkdir()
+    told, left = run_beside(train, train_job(tmp_path / "runs/model"), hidden=[tmp_path / "runs"])
+    assert f": what is written to {tmp_path}/runs/model.unfinished does not appear here\nwanted: " in told
+    assert left == []
+
+
+def test_a_dataset_and_a_bundle_that_another_node_does_not_see_are_named(run_beside, dataset, bundle, tmp_path):
+    job = EvaluateJob(model=str(bundle), dataset=str(dataset), out=str(tmp_path / "evaluation"))
+    told, _ = run_beside(evaluate, job, hidden=[dataset, bundle.parent])
+    assert f"{bundle} is not there" in told
+
+
+def test_a_bundle_that_another_node_does_not_see_is_named(run_beside, simulated, bundle, tmp_path):
+    job = ScoreJob(
+        variants="variants.vcf",
+        fasta="genome.fa",
+        data_dir=str(simulated),
+        model=str(bundle),
+        out=str(tmp_path / "scores"),
+    )
+    told, _ = run_beside(score, job, models={bundle: ModelSource(uri="m", digest="d")}, hidden=[bundle.parent])
+    assert f": {bundle} is not there\nwanted: " in told
+
+
+def test_a_node_fetches_what_uris_name_by_itself(run_beside, build_job, dataset, simulated, tmp_path, bytes_of):
+    """The second node's cache is an empty folder of its own, and all shards are built there."""
+    cache, out = tmp_path / "cache", tmp_path / "dataset"
+    cache.mkdir()
+    with pytest.MonkeyPatch.context() as patch, served_bucket(patch) as bucket:
+        patch.setenv("CISRAY_CACHE", str(cache))
+        job = build_job(out, data_dir=bucket.put_folder(simulated, "simulated"))
+        told, fetched = run_beside(build, job, hidden=[cache])
+    assert told == f"done: {out}"
+    assert {"genome.fa", "contigs.json"} <= set(fetched)
+    assert sum(name.endswith(".bw") for name in fetched) == 4
+    # the plan says when inputs were written, which was later in the bucket
+    assert {**bytes_of(out), ".plan.json": ""} == {**bytes_of(dataset), ".plan.json": ""}
