@@ -31,7 +31,7 @@ def test_there_are_never_more_actors_than_shards_or_cpus(ray_here):
 
 def test_a_small_part_of_a_large_machine_is_not_taken_for_the_whole(ray_here, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     assert ClusterSpec().num_actors(1000) == 7
     assert ClusterSpec(cpus_per_actor=2).num_actors(1000) == 3
 

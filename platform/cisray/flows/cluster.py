@@ -13,9 +13,12 @@ import ray
 import ray.data
 from pydantic.dataclasses import dataclass
 from ray._private import services
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cisray.config import STRICT
 from cisray.errors import InputError
+from cisray.flows.lost import check_answers, deaths_told, told_if_lost
+from cisray.flows.resources import RESOURCES, Need, Request, check_amounts, nodes_here, num_held
 from cisray.progress import Progress, Report
 
 # Ray would end a pipeline whose tasks take long; how long a shard may take only its data can tell.
@@ -28,9 +31,13 @@ class ClusterSpec:
     """What of a cluster a job uses."""
 
     actors: int | None = None
-    """Processes that work on shards; None takes one per CPU of this machine, or of the cluster."""
+    """Processes that work on shards; None takes as many as the cluster's nodes have CPUs for, or GPUs."""
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
+    memory_gb_per_actor: float | None = None
+    """GiB that a node must have free to be given an actor: Ray places actors by it, and stops none that takes more."""
+    accelerator_type: str | None = None
+    """Kind of GPU that an actor's node must have, by Ray's name for it, such as H100 or A10G; None takes any."""
     num_cpus: int | None = None
     """Logical CPUs of a cluster started here; None takes two more than the machine has, and at least 4: workers may
     take every CPU, and without room beside them Ray's readers and they wait for each other."""
@@ -43,19 +50,25 @@ class ClusterSpec:
                 f"cluster: actors={self.actors}, object_store_mb={self.object_store_mb}; "
                 "wanted at least 1 actor and 80 MB"
             )
+        check_amounts(self.need, self.request.settings)
+
+    @property
+    def need(self) -> Need:
+        """What one actor takes."""
+        return Need(self.cpus_per_actor, self.gpus_per_actor, self.memory_gb_per_actor, self.accelerator_type)
+
+    @property
+    def request(self) -> Request:
+        """What a flow cannot do without: one actor; more of them only make it faster."""
+        names = ("cpus_per_actor", "gpus_per_actor", "memory_gb_per_actor", "accelerator_type", "actors")
+        return Request(self.need, dict(zip(RESOURCES, (f"cluster.{name}" for name in names), strict=True)))
 
     def num_actors(self, num_shards: int) -> int:
         """Return how many processes work on this many shards."""
         if self.actors is not None:
             return min(self.actors, num_shards)
-        if self.gpus_per_actor:
-            available = ray.cluster_resources().get("GPU", 0) / self.gpus_per_actor
-        else:
-            cores = ray.cluster_resources().get("CPU", 0) - 1  # one stays for Ray's readers
-            if len(ray.nodes()) <= 1:  # a cluster started here has more than the machine
-                cores = min(cores, os.cpu_count() or 1)
-            available = cores / self.cpus_per_actor
-        return max(1, min(int(available), num_shards))
+        available = num_held(self.need, nodes_here(), cpu_count=os.cpu_count() or 1)
+        return max(1, min(available, num_shards))
 
 
 @contextmanager
@@ -66,10 +79,12 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
     context.execution_no_progress_timeout_s = NO_PROGRESS_LIMIT
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
-        yield
+        with deaths_told():
+            yield
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
+        check_answers(address)
         ray.init(**quiet)
     else:
         # Ray would replace a loopback address by the machine's own and listen on every interface.
@@ -84,7 +99,8 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
                 **quiet,
             )
     try:
-        yield
+        with told_if_lost(), deaths_told():
+            yield
     finally:
         ray.shutdown()
 
@@ -133,7 +149,9 @@ class RemoteReport:
 @contextmanager
 def relayed(report: Report) -> Iterator[RemoteReport]:
     """Give a report that workers can call; `report` hears it in this process, on a thread of its own."""
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    # beside the driver: on another node it would take the whole run with it when that dies
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox).remote()
     ended = threading.Event()
 
     def drain() -> None:

@@ -16,12 +16,15 @@ from cisray.baselines.fitting import fit_shallow, fit_tables
 from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
 from cisray.bundle import build_network, head_tracks, shared_geometry, write_bundle
 from cisray.datasets.card import Card, read_card
+from cisray.errors import InputError
+from cisray.files import full_disk_told
 from cisray.flows.features import describe_dataset
 from cisray.flows.feed import Source, make_feed
 from cisray.flows.spread import call_for_each
 from cisray.flows.train_job import TrainJob
 from cisray.goals import choose, make_goal, start_at_means
 from cisray.progress import Progress, Report, silent
+from cisray.remote import place_of_out
 from cisray.training.batches import cut_windows
 from cisray.training.checkpoints import read_learner, write_learner
 from cisray.training.loop import Learner, fit
@@ -67,23 +70,29 @@ def learn(config: dict[str, Any]) -> str | None:
     network, started = _start(job, cards, config["start_dir"])
     feed = make_feed(sources_of(job, cards), tasks_of(job, cards, network), job.training, rank=rank, world=world)
     run = _Run(job, cards, rank, started, config["plan"])
-    if isinstance(network, KmerRidge | ShallowModel):
-        _learn_baseline(network, run, feed=feed, report=report)
-        return None
+    try:
+        if isinstance(network, KmerRidge | ShallowModel):
+            _learn_baseline(network, run, feed=feed, report=report)
+        else:
+            _learn_network(network, run, workers, feed=feed, until_epoch=config["until_epoch"], report=report)
+    except (FloatingPointError, InputError) as error:
+        if world > 1:
+            raise  # the others may be waiting for this worker
+        return str(error)
+    return None
+
+
+def _learn_network(
+    network: nn.Module, run: _Run, workers: Workers, *, feed: Feed, until_epoch: int | None, report: Report
+) -> None:
+    """Fit a network, from the last checkpoint on where there is one."""
     learner = _make_learner(network, run, workers)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             read_learner(Path(folder) / "learner", learner)
         report(Progress("resume", learner.learned.step, learner.learned.step, "steps"))
-    until_epoch: int | None = config["until_epoch"]
-    try:
-        fit(learner, feed, save=partial(_save, run), report=report, workers=workers, until_epoch=until_epoch)
-    except FloatingPointError as error:
-        if world > 1:
-            raise  # the others may be waiting for this worker
-        return str(error)
-    return None
+    fit(learner, feed, save=partial(_save, run), report=report, workers=workers, until_epoch=until_epoch)
 
 
 def _start(job: TrainJob, cards: Mapping[str | None, Card], start_dir: Path | None) -> tuple[nn.Module, Started | None]:
@@ -182,7 +191,8 @@ def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge | ShallowModel
             )
             checkpoint = ray.train.Checkpoint.from_directory(folder)
         finished = learner.finished if isinstance(learner, Learner) else True
-        ray.train.report(metrics | {"finished": finished}, checkpoint=checkpoint)
+        with full_disk_told(place_of_out(run.job.out)):  # which is where Ray takes the checkpoint
+            ray.train.report(metrics | {"finished": finished}, checkpoint=checkpoint)
 
 
 def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed, report: Report) -> None:

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -17,19 +18,23 @@ import pyarrow as pa
 import ray.data
 
 from cisray.errors import InputError
-from cisray.files import file_digest, read_json, replace_folder, value_digest, write_json, written_whole
+from cisray.files import file_digest, full_disk_told, read_json, replace_folder, value_digest, write_json, written_whole
 from cisray.flows.cluster import ClusterSpec
+from cisray.flows.resources import room_for
 from cisray.progress import Progress, Report
 
 PLAN_NAME = ".plan.json"
 LOCK_NAME = ".lock"
 RECEIPTS = "receipts"
 PLANNED = "planned"
+BEGUN = "begun"
 RAY_TRAIN = "ray"
 # Folders that serve a run and are no part of its result.
-SCAFFOLDING = (RECEIPTS, PLANNED, RAY_TRAIN)
+SCAFFOLDING = (RECEIPTS, PLANNED, BEGUN, RAY_TRAIN)
 # A block of Ray Data comes out when all its rows are done, so each task is one; this many blocks are planned at once.
 MOST_BLOCKS = 1000
+# Ray gives a task to one process after another for ever, though each dies of the memory it takes, or of what it reads.
+MOST_DEATHS = 5
 
 
 class Task(NamedTuple):
@@ -180,6 +185,30 @@ def file_identity(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
+@contextmanager
+def unchanged(paths: Sequence[Path], identities: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Raise InputError where an input file has changed in the block, rather than for what came of that in it."""
+    try:
+        yield
+    finally:
+        check_unchanged(paths, identities)
+
+
+def check_unchanged(paths: Sequence[Path], identities: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InputError where an input file is no longer what it was when the run was planned."""
+    for path, identity in zip(paths, identities, strict=True):
+        if not path.exists():
+            raise InputError(
+                f"{path}: vanished while the run was under way; put it back, its time of change kept, and run again, "
+                "which goes on where this run ended"
+            )
+        if file_identity(path) != identity:
+            raise InputError(
+                f"{path}: changed while the run was under way, and no row of it as it is now was taken; put back what "
+                "was there, its time of change kept, and run again to go on, or begin anew with what is there now"
+            )
+
+
 def run_tasks(
     tasks: Sequence[Task],
     make_worker: Callable[[], Worker],
@@ -200,23 +229,15 @@ def run_tasks(
         report: told after every task.
 
     Raises:
-        InputError: a worker met bad input; what was finished stays for the next run.
+        InputError: a worker met bad input, or the cluster can never hold one; what was finished stays for the next run.
     """
+    shutil.rmtree(staging.path / BEGUN, ignore_errors=True)  # what an earlier run counted
     done = {task.name for task in tasks if _has_receipt(staging.path, task)}
     open_tasks = [task for task in tasks if task.name not in done]
     report(Progress(stage, len(done), len(tasks), "shards", {"already_done": len(done)}))
     rate = _Rate()
-    for first in range(0, len(open_tasks), MOST_BLOCKS):
-        part = open_tasks[first : first + MOST_BLOCKS]
-        items = [{"name": task.name, "file": task.file, "values": json.dumps(task.values)} for task in part]
-        pipeline = ray.data.from_items(items, override_num_blocks=len(part)).map(
-            _DoTask,
-            fn_constructor_args=(make_worker, str(staging.path)),
-            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(part))),
-            num_cpus=cluster.cpus_per_actor,
-            num_gpus=cluster.gpus_per_actor,
-        )
-        for outcome in pipeline.iter_rows():
+    with room_for(cluster.request, process=_DoTask.__name__, report=report) if open_tasks else nullcontext():
+        for outcome in _outcomes(open_tasks, make_worker, staging=staging, cluster=cluster):
             if outcome["error"]:
                 raise InputError(outcome["error"])
             if not _receipt_path(staging.path, outcome["name"]).exists():
@@ -224,6 +245,26 @@ def run_tasks(
             done.add(outcome["name"])
             report(Progress(stage, len(done), len(tasks), "shards", rate.after(outcome)))
     return Receipts(staging.path, [task.name for task in tasks])
+
+
+def _outcomes(
+    tasks: Sequence[Task], make_worker: Callable[[], Worker], *, staging: Staging, cluster: ClusterSpec
+) -> Iterator[dict[str, Any]]:
+    """Have tasks done, and yield what came of each as it ends."""
+    need = cluster.need
+    for first in range(0, len(tasks), MOST_BLOCKS):
+        part = tasks[first : first + MOST_BLOCKS]
+        items = [{"name": task.name, "file": task.file, "values": json.dumps(task.values)} for task in part]
+        pipeline = ray.data.from_items(items, override_num_blocks=len(part)).map(
+            _DoTask,
+            fn_constructor_args=(make_worker, str(staging.path)),
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(part))),
+            num_cpus=need.cpus,
+            num_gpus=need.gpus,
+            memory=need.memory,
+            accelerator_type=need.accelerator_type,
+        )
+        yield from pipeline.iter_rows()
 
 
 class _DoTask:
@@ -246,6 +287,7 @@ class _DoTask:
     def _do(self, task: Task) -> Receipt:
         """Do a task and return its receipt."""
         started = time.monotonic()
+        begun = _begin(self._staging, task)
         self._worker = self._worker or self._make_worker()
         table, facts = self._worker.work(task.values)
         path = self._staging / task.file
@@ -254,7 +296,25 @@ class _DoTask:
         seconds = round(time.monotonic() - started, 3)
         receipt = Receipt(task.name, task.file, len(table), file_digest(path), seconds, facts)
         write_json(_receipt_path(self._staging, task.name), receipt._asdict())
+        begun.unlink(missing_ok=True)
         return receipt
+
+
+def _begin(staging: Path, task: Task) -> Path:
+    """Count one more attempt at a task, in the size of a file; raise InputError where too many died of it."""
+    begun = staging / BEGUN / task.name
+    with full_disk_told(begun):
+        begun.parent.mkdir(exist_ok=True)
+        with begun.open("a") as handle:
+            handle.write(".")
+    deaths = begun.stat().st_size - 1
+    if deaths >= MOST_DEATHS:
+        raise InputError(
+            f"{task.name}: {deaths} processes that worked on it died one after another, of the memory they took or of "
+            "what they read; leave more memory to each (fewer cluster.actors, smaller shards, blocks or batches), or "
+            "mend the input, then run again, which goes on where this run ended"
+        )
+    return begun
 
 
 class _Rate:

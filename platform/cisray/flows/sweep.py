@@ -6,7 +6,7 @@ same `train` that `cisray train` calls, one rung at a time, as `cisray.sweeps.sc
 be started from any thread. Each rung leaves a receipt, and a rerun goes on from those and from the checkpoints:
 
     sweep.json        what was asked, the winner, and what winner and baselines came to on the test split
-    leaderboard.csv   a row per trial
+    leaderboard.csv   a row per trial and baseline
     trials/0007/      settings, receipts per rung, and the bundles of a trial that came to its end
     winner/           the bundle
     baselines/NAME/   a bundle per run
@@ -14,7 +14,8 @@ be started from any thread. Each rung leaves a receipt, and a rerun goes on from
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from cisray.datasets.card import Card, read_card
 from cisray.errors import InputError
 from cisray.files import write_json
 from cisray.flows.cluster import cluster
+from cisray.flows.resources import Node, nodes_here, num_held, room_for
 from cisray.flows.shards import open_staging
 from cisray.flows.sweep_end import (
     Baseline,
@@ -38,7 +40,9 @@ from cisray.flows.sweep_end import (
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.sweep_trial import Trials, take_step
 from cisray.flows.train import train_plan
+from cisray.flows.train_job import WORKER_PROCESS
 from cisray.progress import Progress, Report, silent
+from cisray.remote import local_path
 from cisray.sweeps.folder import SweepFolder
 from cisray.sweeps.leaderboard import LEADERBOARD_NAME, METRIC, SWEEP_NAME, Row, rank, row_of, write_leaderboard
 from cisray.sweeps.population import Population
@@ -79,7 +83,7 @@ def sweep(
         report: told how many trials have ended, and what is done after.
 
     Raises:
-        InputError: the job does not fit its dataset, or no trial came to anything.
+        InputError: the job does not fit its dataset, the cluster can never hold a trial, or no trial came to anything.
     """
     out = Path(job.out).absolute()
     job = _with_absolute_paths(job)
@@ -106,21 +110,22 @@ def sweep(
             if not baselines[name].failure:
                 bundles[name] = baseline_dir(trials, name, job.runs[0].name)
         test = measure_on_test(trials, bundles, report=report)
-    write_leaderboard(staging.path / LEADERBOARD_NAME, rows)
-    write_json(staging.path / SWEEP_NAME, _results(trials, cards, rows, baselines, test))
+    results = _results(trials, cards, rows, baselines, test)
+    write_leaderboard(staging.path / LEADERBOARD_NAME, results)
+    write_json(staging.path / SWEEP_NAME, results)
     staging.finish()
     return out
 
 
 def _with_absolute_paths(job: SweepJob) -> SweepJob:
     """Return the job for Ray's workers, which have a working directory of their own."""
-    absolute = job.example.with_absolute_paths()
+    absolute = job.example.with_local_datasets()
     shared = dict(job.train)
     if absolute.dataset is not None:
         shared["dataset"] = absolute.dataset
     else:
         shared["datasets"] = {head: dataclasses.asdict(one) for head, one in absolute.datasets.items()}
-    folds = tuple(str(Path(path).absolute()) for path in job.repeats.datasets)
+    folds = tuple(str(local_path(path)) for path in job.repeats.datasets)
     return dataclasses.replace(job, train=shared, repeats=dataclasses.replace(job.repeats, datasets=folds))
 
 
@@ -141,7 +146,7 @@ def _plan(job: SweepJob, cards: Mapping[str | None, Card], start_dir: Path | Non
 def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
     """Take all trials to their ends, as many at once as there is room for."""
     job, folder = trials.job, trials.folder
-    schedule = make_schedule(_rules(trials))
+    schedule = make_schedule(rules_of(trials))
     begun, results = folder.read()
     for number, settings in begun.items():
         if number not in schedule.settings:  # a population's are there from the start
@@ -149,8 +154,10 @@ def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
     schedule.tell(*results)
     ended: set[int] = set()
     running: dict[Future[Result], Step] = {}
-    slots = _slots(job)
-    with _threads(slots) as pool:
+    nodes = nodes_here()
+    slots = _slots(job, nodes)
+    of_a_trial = job.example.workers.on(nodes).request("train.workers")
+    with room_for(of_a_trial, process=WORKER_PROCESS, report=report), _threads(slots) as pool:
         while True:
             _say_ends(trials, schedule, ended, listener, report)
             numbers = {step.number for step in running.values()}
@@ -171,6 +178,7 @@ def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
 
 def _say_ends(trials: Trials, schedule: Schedule, ended: set[int], listener: Listener, report: Report) -> None:
     """Tell of the trials that have ended since, and remove the checkpoints that nobody goes on from."""
+    of_population = isinstance(trials.job.search, Population)
     for number, status in schedule.status.items():
         if status != "open" and number not in ended:
             ended.add(number)
@@ -187,8 +195,12 @@ def _say_ends(trials: Trials, schedule: Schedule, ended: set[int], listener: Lis
                     note=f"trial {number} {_in_words(row)}",
                 )
             )
+            if not of_population:
+                trials.folder.drop_checkpoints(number)
+    if not of_population:
+        return
     open_trials = [number for number, status in schedule.status.items() if status == "open"]
-    if not isinstance(trials.job.search, Population) or not open_trials:
+    if not open_trials:
         for number in ended:
             trials.folder.drop_checkpoints(number)
         return
@@ -204,7 +216,8 @@ def _in_words(row: Row) -> str:
     return f"{row.status} after {row.epochs} epochs: valid r {value}"
 
 
-def _rules(trials: Trials) -> Rules:
+def rules_of(trials: Trials) -> Rules:
+    """Return what a sweep's search goes by."""
     job = trials.job
 
     def epochs_of(settings: Mapping[str, Any]) -> int:
@@ -227,16 +240,11 @@ def _rules(trials: Trials) -> Rules:
     )
 
 
-def _slots(job: SweepJob) -> int:
-    """Return how many trials train at once: as many as the cluster has the workers' CPUs and GPUs for."""
-    workers = job.example.workers
-    asked = dataclasses.replace(
-        job.cluster,
-        actors=job.at_once,
-        cpus_per_actor=float(workers.num_workers * workers.threads),
-        gpus_per_actor=float(workers.num_workers) if workers.use_gpu else 0.0,
-    )
-    return asked.num_actors(job.num_trials)
+def _slots(job: SweepJob, nodes: Sequence[Node]) -> int:
+    """Return how many trials train at once: as many as the nodes have the workers' CPUs, GPUs and memory for."""
+    workers = job.example.workers.on(nodes)
+    room = num_held(workers.need, nodes, cpu_count=os.cpu_count() or 1) // workers.num_workers
+    return max(1, min(job.at_once or room, job.num_trials))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ray.train
 
 from cisray.errors import InputError
+from cisray.flows.resources import NoRoomError
 from cisray.flows.sweep_job import Run, SweepJob
 from cisray.flows.train import Trained, take_over, train
 from cisray.flows.train_job import TrainJob
@@ -39,6 +40,8 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
     started = time.monotonic()
     try:
         trained = [_train(trials, step, run, report) for run in trials.job.runs]
+    except NoRoomError:  # which says nothing of the trial: the sweep ends, and goes on where there is room
+        raise
     except (InputError, ray.train.TrainingFailedError) as error:
         return Result(
             number=step.number,

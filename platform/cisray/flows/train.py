@@ -16,17 +16,22 @@ from cisray.bundle import SHALLOW, bundle_digest
 from cisray.datasets.card import Card, Inputs, read_card
 from cisray.datasets.schema import verify_dataset
 from cisray.errors import InputError
-from cisray.files import folder_written_whole, read_json, value_digest, write_json
+from cisray.files import folder_written_whole, full_disk_told, read_json, value_digest, write_json
 from cisray.flows.cluster import cluster, relayed
 from cisray.flows.learn import build_for, learn
-from cisray.flows.shards import PLAN_NAME, RAY_TRAIN, open_staging
-from cisray.flows.train_job import TrainJob
+from cisray.flows.lost import DEATHS
+from cisray.flows.publishing import open_output, published
+from cisray.flows.resources import Need, nodes_here, room_for
+from cisray.flows.shards import PLAN_NAME, RAY_TRAIN
+from cisray.flows.train_job import WORKER_PROCESS, TrainJob
+from cisray.flows.visibility import check_visible
 from cisray.goals import choose
 from cisray.progress import Report, silent
 from cisray.training.tasks import check_shift
 
 # A lost worker restarts its group from the last checkpoint, this often.
 MOST_FAILURES = 3
+READER = Need(cpus=1.0)
 
 
 class Trained(NamedTuple):
@@ -53,19 +58,24 @@ def train(
         report: told every few steps.
 
     Raises:
-        InputError: a dataset is not whole, or the settings do not fit it.
+        InputError: a dataset is not whole, the settings do not fit it, or the cluster can never hold the workers.
     """
-    out = Path(job.out).absolute()
-    job = job.with_absolute_paths()
+    job = job.with_local_datasets()
     cards = {head: read_card(Path(path)) for head, path in job.sources.items()}
     _check_learnable(job, cards)
     plan = train_plan(job, cards, start_dir)
-    staging = open_staging(out, plan)
+    staging = open_output(job.out, plan)
     if staging is None:
+        out = published(job.out)
         return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=True)
     for head, path in job.sources.items():
         verify_dataset(Path(path), cards[head])
     with cluster(job.cluster), relayed(report) as remote_report:
+        job = dataclasses.replace(job, workers=job.workers.on(nodes_here()))
+        # Ray Data reads on every node, whichever the workers are on
+        check_visible(
+            [*map(Path, job.sources.values()), *([start_dir] if start_dir else [])], staging.path, need=READER
+        )
         trainer = ray.train.torch.TorchTrainer(
             learn,
             train_loop_config={
@@ -78,7 +88,7 @@ def train(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.workers.num_workers,
                 use_gpu=job.workers.use_gpu,
-                resources_per_worker={"CPU": job.workers.threads} | ({"GPU": 1} if job.workers.use_gpu else {}),
+                resources_per_worker=job.workers.need.bundle(),
             ),
             run_config=ray.train.RunConfig(
                 name=RAY_TRAIN,
@@ -87,14 +97,16 @@ def train(
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.training.keep_checkpoints),
             ),
         )
-        result = _fit(trainer)
+        with room_for(job.workers.request(), process=WORKER_PROCESS, report=remote_report):
+            result = _fit(trainer)
     measured = dict(result.metrics)
     if not measured.pop("finished"):
         staging.lock.close()
-        return Trained(out, measured, was_done=False, finished=False)
-    with result.checkpoint.as_directory() as folder:
+        return Trained(staging.out, measured, was_done=False, finished=False)
+    with full_disk_told(staging.out), result.checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "bundle", staging.path, dirs_exist_ok=True)
     staging.finish()
+    out = published(job.out)
     return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
 
 
@@ -134,6 +146,8 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
             while cause is not None:
                 if isinstance(cause, InputError | FloatingPointError):
                     raise InputError(str(cause)) from error
+                if isinstance(cause, DEATHS):
+                    raise cause from error
                 cause = cause.__cause__
         raise
     if result.return_value is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -14,9 +14,16 @@ from cisray.bundle import SHALLOW, ModelConfig
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
+from cisray.flows.resources import RESOURCES, Need, Node, Request, check_amounts, find_lack
 from cisray.goals import ObjectiveSpec
+from cisray.remote import local_path
 from cisray.training.spec import TrainSpec
 from cisray.transfer import StartSpec
+
+# Of a cluster beside the workers: the tasks that read for them take parts of it, one after another if need be.
+READERS_CPUS = 0.5
+WORKER_PROCESS = "RayTrainWorker"
+"""What Ray calls the process of a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -25,19 +32,52 @@ class WorkerSpec:
 
     num_workers: int = 1
     cpus_per_worker: int | None = None
-    """Threads of a worker; None shares this machine's CPUs among the workers."""
+    """Threads of a worker; None shares the CPUs of the cluster's nodes among the workers."""
     use_gpu: bool = False
+    """Whether each worker has a GPU. A GPU gives other last bits, so what the cluster has does not decide it."""
+    memory_gb_per_worker: float | None = None
+    """GiB that a node must have free to be given a worker: Ray places workers by it, and stops none that takes more."""
+    accelerator_type: str | None = None
+    """Kind of GPU that a worker's node must have, by Ray's name for it, such as H100 or A10G; None takes any."""
     strategy: Literal["replicate", "shard"] = "replicate"
     """Whether each worker holds the whole network (DDP), or a share of its weights, gradients and moments (FSDP2)."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 1 or (self.cpus_per_worker is not None and self.cpus_per_worker < 1):
             raise InputError(f"workers: {self}; wanted at least one worker with at least one CPU")
+        check_amounts(self.need, self.request().settings)
 
     @property
     def threads(self) -> int:
-        """CPUs of one worker."""
+        """CPUs of one worker; where the job does not say, and no cluster was asked, a share of this machine's."""
         return self.cpus_per_worker or max(1, (os.cpu_count() or 1) // self.num_workers)
+
+    @property
+    def need(self) -> Need:
+        """What one worker takes."""
+        return Need(float(self.threads), float(self.use_gpu), self.memory_gb_per_worker, self.accelerator_type)
+
+    def request(self, section: str = "workers") -> Request:
+        """Return what a training cannot do without: all workers at once, and beside them what reads for them."""
+        names = ("cpus_per_worker", "use_gpu", "memory_gb_per_worker", "accelerator_type", "num_workers")
+        settings = dict(zip(RESOURCES, (f"{section}.{name}" for name in names), strict=True))
+        return Request(self.need, settings, self.num_workers, READERS_CPUS)
+
+    def on(self, nodes: Sequence[Node]) -> "WorkerSpec":
+        """Return the workers with the CPUs that each gets of a cluster: the most with which all have room on it.
+
+        Where they have no room, or not yet, each gets its share of this machine.
+        """
+        if self.cpus_per_worker is not None or not nodes:
+            return self
+        most = int(max(node.cpus for node in nodes))
+        if len(nodes) == 1:  # a cluster started here has more than the machine
+            most = min(most, max(1, (os.cpu_count() or 1) // self.num_workers))
+        for cpus in range(most, 0, -1):
+            shared = dataclasses.replace(self, cpus_per_worker=cpus)
+            if find_lack(shared.request(), nodes) is None:
+                return shared
+        return dataclasses.replace(self, cpus_per_worker=self.threads)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -103,12 +143,11 @@ class TrainJob:
             return {None: self.dataset}
         return {head: one.dataset for head, one in self.datasets.items()}
 
-    def with_absolute_paths(self) -> "TrainJob":
-        """Return the job for Ray's workers, which have a working directory of their own."""
+    def with_local_datasets(self) -> "TrainJob":
+        """Return the job with its datasets' absolute paths, for workers elsewhere; what a URI names is fetched."""
         if self.dataset is not None:
-            return dataclasses.replace(self, dataset=str(Path(self.dataset).absolute()))
+            return dataclasses.replace(self, dataset=str(local_path(self.dataset)))
         found = {
-            head: dataclasses.replace(one, dataset=str(Path(one.dataset).absolute()))
-            for head, one in self.datasets.items()
+            head: dataclasses.replace(one, dataset=str(local_path(one.dataset))) for head, one in self.datasets.items()
         }
         return dataclasses.replace(self, datasets=found)
