@@ -1,8 +1,11 @@
 """Runs, their lineage and the registry, in the session's one store."""
 
+import base64
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -14,9 +17,10 @@ from cisray.baselines.kmer_ridge import KmerRidgeConfig
 from cisray.bundle import Predictor, build_network, bundle_digest, head_tracks, shared_geometry, write_bundle
 from cisray.errors import InputError
 from cisray.geometry import Geometry
+from cisray.mlflow_store import store_uri
 from cisray.models.basenji2 import Basenji2Config
 from cisray.progress import Progress
-from cisray.tracking import fetch_model, is_registered, record_evaluation, store_uri, tracked_run
+from cisray.tracking import fetch_model, is_registered, record_evaluation, tracked_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("store")]
 SETTINGS = {"name": "study", "training": {"epochs": 3, "learning_rate": 4e-3}, "tracks": ["a" * 900]}
@@ -199,6 +203,64 @@ def test_a_model_is_fetched_by_alias_by_version_and_by_path(open_run, make_bundl
     folder = make_bundle(1)
     by_path = fetch_model(str(folder))
     assert (by_path.bundle_dir, by_path.uri, by_path.version) == (folder, str(folder), None)
+
+
+def test_figures_of_thousands_of_tracks_are_recorded_in_a_few_requests(store, open_run, make_bundle, monkeypatch):
+    register(open_run, make_bundle, "many", [0.5])
+    sent, log_batch = [], mlflow.MlflowClient.log_batch
+
+    def counted(client, run_id, metrics=(), **values):
+        sent.append(len(metrics))
+        return log_batch(client, run_id, metrics=metrics, **values)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    figures = {f"test.pearson.track {number}": number / 7 for number in range(2345)}
+    run_id = record_evaluation(Predictor(make_bundle(0)).digest, figures | {"test.r2": None})
+    assert sent == [1000, 1000, 345]
+    found = store.get_run(run_id).data.metrics
+    assert {name: value for name, value in found.items() if name.startswith("test.")} == figures
+    with open_run("many steps") as run:
+        sent.clear()
+        run.report(Progress("train", 20, 40, "steps", {f"figure {number}": number for number in range(30)}))
+        run.report(Progress("save", 20, 40, "steps"))
+    assert sent == [30]
+
+
+def test_a_server_that_refuses_the_user_is_told_at_once(monkeypatch):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            logins.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b"You are not authenticated")
+
+        def log_message(self, *values):
+            pass
+
+    logins = []
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.setenv(name, "")  # so that what is set is taken back
+        monkeypatch.delenv(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:s3cr3t@{host}")
+        with pytest.raises(
+            InputError, match=rf"^MLflow at http://{host} refuses this user \(.*\); set MLFLOW_TR"
+        ) as told:
+            is_registered("0" * 64)
+        server.shutdown()
+    assert "s3cr3t" not in str(told.value)
+    assert logins == ["Basic " + base64.b64encode(b"somebody:s3cr3t").decode()]
+
+
+def test_a_registered_model_with_a_link_out_of_it_is_not_fetched(open_run, make_bundle, tmp_path):
+    register(open_run, make_bundle, "linked", [0.5])
+    weights = fetch_model("models:/linked@champion").bundle_dir / "weights.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"weights\.safetensors' leads out of this registered model, and is not read"):
+        fetch_model("models:/linked@champion")
 
 
 @pytest.mark.parametrize(

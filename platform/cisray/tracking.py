@@ -1,47 +1,50 @@
-"""The only file that imports MLflow: runs, their lineage, and the registry of bundles.
+"""What MLflow is told: runs, their lineage, and the registry of bundles; `mlflow_store` says how."""
 
-MLFLOW_TRACKING_URI names the store; without it, runs/mlflow.db in the working directory, made on first use.
-"""
-
-import fcntl
-import logging
 import math
-import os
-import re
 import shutil
-import sqlite3
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
 import mlflow.pyfunc
-from mlflow import MlflowClient
+import mlflow.tracking.fluent
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from cisray.addresses import redacted, refuse_passwords
 from cisray.bundle import WEIGHTS_NAME, bundle_digest, read_cards
-from cisray.config import flatten
 from cisray.errors import InputError
-from cisray.files import value_digest
+from cisray.files import value_digest, within
+from cisray.mlflow_store import (
+    PATIENCE_S,
+    Delivery,
+    PatientClient,
+    answered,
+    connect,
+    defined,
+    experiment_id_of,
+    parameters,
+    reached,
+    shown_store,
+    tell,
+)
+from cisray.outbox import Outbox, Record, StoreAwayError, read_kept
 from cisray.progress import Progress
 from cisray.scoring.manifest import ModelSource
 
-DEFAULT_STORE = Path("runs/mlflow.db")
 CHAMPION = "champion"
 DECIDING_METRIC = "valid.pearson"
 DATASET_TAG = "dataset.digest"
 BUNDLE_TAG = "bundle.digest"
 RESUME_TAG = "cisray.resume"
-PARENT_TAG = "mlflow.parentRunId"
-FAILURE_TAG = "cisray.failure"
-# MLflow writes longer values to no store.
-MOST_VALUE_LETTERS = 500
 SYSTEM_METRICS_S = 5
 
 
@@ -64,130 +67,98 @@ class FetchedModel(NamedTuple):
     """None where a path was given and not a registered model."""
 
 
-def store_uri() -> str:
-    """Return the address of the tracking store and registry."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.absolute()}"
-
-
-def _database_path(uri: str) -> Path | None:
-    """Return the file of a local store, beside which artifacts lie; None for a server."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
-
-
-def shown_store() -> str:
-    """Return the store's address without a user's name and password, for a terminal or a log."""
-    return re.sub(r"//[^/@]*@", "//", store_uri())
-
-
 def is_registered(digest: str) -> bool:
     """Say whether a bundle is a version of some registered model."""
-    return bool(_client().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"))
-
-
-def _client() -> MlflowClient:
-    uri = store_uri()
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if database := _database_path(uri):
-        _prepare(database, uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    return MlflowClient(uri)
-
-
-def _prepare(database: Path, uri: str) -> None:
-    """Make a local store's tables where there are none, one process at a time: MLflow's own migrations would meet."""
-    if database.exists():
-        with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True)) as connection:
-            if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-                return  # set last, below
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f".{database.name}.lock").open("w") as handle:
-        fcntl.lockf(handle, fcntl.LOCK_EX)
-        MlflowClient(uri).search_experiments(max_results=1)
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not wait for each other
-
-
-def _experiment_id(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    database = _database_path(store_uri())
-    artifacts = (database.parent / "mlartifacts").as_uri() if database else None
-    try:
-        return client.create_experiment(name, artifact_location=artifacts)
-    except MlflowException:  # another process has made it in the meantime
-        if (found := client.get_experiment_by_name(name)) is None:
-            raise
-        return found.experiment_id
+    return bool(connect().search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'"))
 
 
 class TrackedRun:
-    """One MLflow run, told what happens through `report`."""
+    """One MLflow run, told what happens through `report`; a store that goes away holds up nothing but `register`."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
-        self.run_id = run_id
+    def __init__(self, client: PatientClient, delivery: Delivery, outbox: Outbox, name: str = "") -> None:
+        self._client, self._delivery, self._outbox, self._name = client, delivery, outbox, name
+        self._children: dict[str, TrackedRun] = {}
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's identifier."""
+        return answered(partial(self._delivery.run_id, self._name))
 
     def report(self, progress: Progress) -> None:
         """Log the figures of a step; a flow's `report`."""
-        for name, value in progress.figures.items():
-            self._client.log_metric(self.run_id, _metric_name(name), value, step=progress.done)
+        if progress.figures:
+            self.log_metrics(progress.figures, step=progress.done)
 
     def log_metrics(self, metrics: Mapping[str, float | None], *, step: int = 0) -> None:
         """Log final figures; those that are not defined are left out."""
-        for name, value in metrics.items():
-            if value is not None:
-                self._client.log_metric(self.run_id, _metric_name(name), value, step=step)
+        self._put("metrics", metrics=defined(metrics), step=step)
 
     def log_dataset(self, dataset_dir: Path, *, name: str, digest: str, context: str) -> None:
         """Say which dataset the run used, by the digest of its card."""
         with warnings.catch_warnings(action="ignore"):  # a path fits two of MLflow's sources, which are one class
             source = resolve_dataset_source(str(dataset_dir))
         # MLflow keeps 36 letters of a digest; the tag holds all of it.
-        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:36]), context=context)
+        answered(partial(mlflow.log_input, MetaDataset(source, name=name, digest=digest[:36]), context=context))
         self._client.set_tag(self.run_id, DATASET_TAG, digest)
 
     def log_file(self, path: Path, *, under: str) -> None:
         """Keep a file with the run."""
-        self._client.log_artifact(self.run_id, str(path), under)
-
-    def child(self, name: str, *, settings: Mapping[str, Any]) -> "TrackedRun":
-        """Return the run of that name nested in this one, made when first asked for; it stays open until `end`."""
-        experiment_id = self._client.get_run(self.run_id).info.experiment_id
-        of_name = f"tags.`{PARENT_TAG}` = '{self.run_id}' and attributes.run_name = '{name}'"
-        if found := self._client.search_runs([experiment_id], of_name, max_results=1):
-            return TrackedRun(self._client, found[0].info.run_id)
-        run_id = self._client.create_run(experiment_id, run_name=name, tags={PARENT_TAG: self.run_id}).info.run_id
-        params = [Param(key, str(value)[:MOST_VALUE_LETTERS]) for key, value in flatten(settings).items()]
-        self._client.log_batch(run_id, params=params)
-        return TrackedRun(self._client, run_id)
-
-    def end(self, *, failure: str = "") -> None:
-        """Close a nested run, with the reason if it failed; one that was closed stays as it is."""
-        if self._client.get_run(self.run_id).info.status != "RUNNING":
-            return
-        if failure:
-            self._client.set_tag(self.run_id, FAILURE_TAG, failure[:MOST_VALUE_LETTERS])
-        self._client.set_terminated(self.run_id, "FAILED" if failure else "FINISHED")
+        self._put("file", path=str(path.absolute()), under=under)
 
     def log_folder(self, folder: Path, *, under: str) -> None:
         """Keep a folder's files with the run."""
-        self._client.log_artifacts(self.run_id, str(folder), under)
+        self._put("folder", path=str(folder.absolute()), under=under)
+
+    def child(self, name: str, *, settings: Mapping[str, Any]) -> "TrackedRun":
+        """Return the run of that name nested in this one, made when first asked for; it stays open until `end`."""
+        if name not in self._children:
+            self._children[name] = TrackedRun(self._client, self._delivery, self._outbox, name)
+            self._children[name]._put("begin", **parameters(settings))
+        return self._children[name]
+
+    def end(self, *, failure: str = "") -> None:
+        """Close a nested run, with the reason if it failed; one that was closed stays as it is."""
+        self._put("end", failure=failure)
+
+    def close(self, status: str) -> None:
+        """End the run itself; what the store does not take in time is kept beside the output."""
+        if not self._outbox.send_within(PATIENCE_S if status == "FINISHED" else 0):
+            if status == "FINISHED":
+                self.end()
+            number = self._outbox.keep()
+            tell(
+                f"MLflow at {shown_store()} did not answer to the end: {number:,} records of this run wait in "
+                f"{self._outbox.path}; once it answers, run the same command again, which sends them"
+            )
+        try:
+            with reached():
+                mlflow.end_run(status)
+        except StoreAwayError:
+            pass  # told above; the run stays open, and is taken up again
+
+    def _put(self, kind: Any, **values: Any) -> None:
+        self._outbox.put(Record(self._name, kind, values, time.time_ns() // 1_000_000))
 
     def register(self, bundle_dir: Path, *, name: str, digest: str, dataset_digest: str, metric: float) -> Registered:
         """Register a bundle as a model version; the champion changes only for a better validation metric.
 
         Metrics of different datasets do not compare: then the champion stays, and a person decides. A metric that is
-        not a number is never better.
+        not a number is never better. Raises InputError where the store does not answer; the bundle is not lost by it.
         """
-        model = mlflow.pyfunc.log_model(
+        if not self._outbox.send_within(PATIENCE_S):
+            raise InputError(
+                f"{bundle_dir}: made, but not registered: MLflow at {shown_store()} does not answer; once it does, run "
+                "the same command again, which makes nothing anew, tells MLflow what it has missed, and registers"
+            )
+        made = partial(
+            mlflow.pyfunc.log_model,
             name="bundle",
             loader_module="cisray.bundle",
             data_path=str(bundle_dir),
             pip_requirements=["cisray"],
             model_config={"head": None},  # MLflow lets whoever loads the model change only what stands here
         )
+        model = answered(made)
         self._make_model(name)
         version = str(
             self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
@@ -229,25 +200,70 @@ def tracked_run(
     experiment: str, *, kind: str, out: Path, settings: Mapping[str, Any], job_path: Path | None
 ) -> Iterator[TrackedRun]:
     """Open a run, or the one that was killed while it made `out`; its status says how it ended."""
-    client = _client()
-    experiment_id = _experiment_id(client, experiment)
+    refuse_passwords(settings, source=str(job_path or experiment))
+    send_kept(out)
+    client = connect()
+    experiment_id = experiment_id_of(client, experiment)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_S)
     resume = value_digest({"out": str(out), "settings": settings})  # a digest needs no quoting
     unfinished = client.search_runs(
         [experiment_id], f"tags.`{RESUME_TAG}` = '{resume}' and attributes.status = 'RUNNING'", max_results=1
     )
     run_id = unfinished[0].info.run_id if unfinished else None
-    with mlflow.start_run(run_id, experiment_id, run_name=f"{kind} {out.name}", log_system_metrics=True) as run:
-        tracked = TrackedRun(client, run.info.run_id)
-        client.set_tag(run.info.run_id, "cisray.out", str(out))
-        client.set_tag(run.info.run_id, RESUME_TAG, resume)
-        client.set_tag(run.info.run_id, "cisray.kind", kind)
+    tags = {"cisray.out": str(out), RESUME_TAG: resume, "cisray.kind": kind}
+    begin = partial(mlflow.start_run, run_id, experiment_id, f"{kind} {out.name}", tags=tags, log_system_metrics=True)
+    run = answered(begin).info
+    delivery = Delivery(client.once, run.run_id)
+    outbox = Outbox(
+        delivery, path=_kept_path(out), run_id=run.run_id, tell=tell, is_back=partial(_watch_machine, run.run_id)
+    )
+    tracked, status = TrackedRun(client, delivery, outbox), "FAILED"
+    try:
         if run_id is None:
-            flat = {name: str(value)[:MOST_VALUE_LETTERS] for name, value in flatten(settings).items()}
-            mlflow.log_params(flat)
+            answered(partial(mlflow.log_params, parameters(settings)))
         if job_path is not None:
-            mlflow.log_artifact(str(job_path), "job")
+            answered(partial(mlflow.log_artifact, str(job_path), "job"))
         yield tracked
+        status = "FINISHED"
+    finally:
+        tracked.close(status)
+
+
+def _watch_machine(run_id: str) -> None:
+    """Have the machine's own metrics logged again: MLflow's thread for them ends with the first call that fails."""
+    monitors = mlflow.tracking.fluent.run_id_to_system_metrics_monitor
+    if run_id in monitors and not monitors[run_id]._process.is_alive():
+        monitors[run_id] = SystemMetricsMonitor(run_id, resume_logging=True)
+        monitors[run_id].start()
+
+
+def send_kept(out: Path) -> int:
+    """Tell MLflow what a run that made `out` could not, and return the number of records; 0 where nothing was kept.
+
+    Raises:
+        InputError: the store does not answer, or does not know the run.
+    """
+    path = _kept_path(out)
+    if not path.exists():
+        return 0
+    run_id, records = read_kept(path)
+    client, number = connect(), len(records)
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(
+            f"{path}: waits for a run that {shown_store()} does not know; set MLFLOW_TRACKING_URI to the store that "
+            f"does, or remove the file: {error}"
+        ) from None
+    deliver = Delivery(client.once, run_id)
+    while records:
+        del records[: answered(partial(deliver, records))]
+    path.unlink()
+    return number
+
+
+def _kept_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.unrecorded.jsonl")
 
 
 def fetch_model(address: str) -> FetchedModel:
@@ -264,14 +280,18 @@ def fetch_model(address: str) -> FetchedModel:
                 "such as models:/NAME@champion"
             )
         return FetchedModel(path, address, None)
-    client = _client()
+    client = connect()
     try:
         name, version = _resolve(client, address)
-        folder = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")
+        folder = Path(answered(partial(mlflow.artifacts.download_artifacts, f"models:/{name}/{version}")))
     except (MlflowException, ValueError) as error:
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        raise InputError(f"{address}: no such model in {shown_store()} (registered: {known}): {error}") from None
-    bundles = sorted(Path(folder).rglob(WEIGHTS_NAME))
+        raise InputError(
+            f"{address}: no such model in {shown_store()} (registered: {known}): {redacted(str(error))}"
+        ) from None
+    for path in folder.rglob("*"):
+        within(folder, str(path.relative_to(folder)), what="registered model")
+    bundles = sorted(folder.rglob(WEIGHTS_NAME))
     if len(bundles) != 1:
         raise InputError(f"{address}: holds {len(bundles)} bundles; wanted one that cisray train registered")
     return FetchedModel(bundles[0].parent, address, version)
@@ -310,7 +330,7 @@ def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[P
 
 def keep_calibration(bundle_dir: Path, card_path: Path) -> list[str]:
     """Put a calibration beside every registered version of its bundle, and return their addresses."""
-    client, kept = _client(), []
+    client, kept = connect(), []
     for version in client.search_model_versions(f"tags.`{BUNDLE_TAG}` = '{bundle_digest(bundle_dir)}'"):
         address = f"models:/{version.name}/{version.version}"
         registered = fetch_model(address).bundle_dir
@@ -324,7 +344,7 @@ def keep_calibration(bundle_dir: Path, card_path: Path) -> list[str]:
     return kept
 
 
-def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:
+def _resolve(client: PatientClient, address: str) -> tuple[str, str]:
     """Split models:/NAME@ALIAS or models:/NAME/VERSION into name and version."""
     rest = address.removeprefix("models:/")
     if "@" in rest:
@@ -338,15 +358,11 @@ def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:
 
 def record_evaluation(digest: str, metrics: Mapping[str, float | None]) -> str | None:
     """Add test figures to the run that trained a bundle, and return it if known: recorded, never selected on."""
-    client = _client()
+    client = connect()
     versions = client.search_model_versions(f"tags.`{BUNDLE_TAG}` = '{digest}'")
     if not versions:
         return None
-    run_id = versions[0].run_id
-    TrackedRun(client, run_id).log_metrics(metrics)
+    run_id = str(versions[0].run_id)
+    record = Record("", "metrics", {"metrics": defined(metrics), "step": 0}, time.time_ns() // 1_000_000)
+    answered(partial(Delivery(client.once, run_id), [record]))
     return run_id
-
-
-def _metric_name(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, and a few signs."""
-    return "".join(letter if letter.isalnum() or letter in "_-./ :" else "_" for letter in name)
