@@ -12,15 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "platform" / "cisray"
 # A module imports only from its own room and from rooms above it.
-ROOMS = ["__init__", "errors", "addresses", "files", "progress", "config", "geometry", "genome", "datasets", "models", "training"]
-ROOMS += ["baselines", "goals", "bundle", "pretrained", "transfer", "scoring", "sweeps", "reports", "outbox", "tracking", "flows"]
-ROOMS += ["cli", "__main__"]
+ROOMS = ["__init__", "errors", "addresses", "files", "stores", "remote", "progress", "config", "geometry"]
+ROOMS += ["genome", "datasets"]
+ROOMS += ["models", "training", "baselines", "goals", "bundle", "pretrained", "transfer", "scoring", "sweeps"]
+ROOMS += ["reports", "outbox", "mlflow_store", "tracking", "flows", "cli", "__main__"]
 FORBIDDEN_ROOMS = {  # beyond the order
     "training": {"models"},
-    "flows": {"tracking"},
+    "flows": {"mlflow_store", "tracking"},
     "models": {"files", "genome", "datasets", "progress"},
 }
-OUTSIDE_THE_CORE = ("flows", "tracking", "cli", "__main__")
+OUTSIDE_THE_CORE = ("flows", "mlflow_store", "tracking", "cli", "__main__")
 MOST_FUNCTION_LINES = 60  # without the docstring
 MOST_MODULE_LINES = 400
 MOST_ARGUMENTS = 7
@@ -104,12 +105,12 @@ def test_rooms_import_only_from_rooms_above():
 
 
 def test_ray_and_mlflow_stay_in_their_rooms():
-    homes = {"ray": "flows", "mlflow": "tracking"}
+    homes = {"ray": {"flows"}, "mlflow": {"mlflow_store", "tracking"}}
     wrong = [
         f"{module} imports {name}"
         for module in SOURCES
         for name in imports_of(module)
-        if room_of(module) != homes.get(name.split(".")[0], room_of(module))
+        if room_of(module) not in homes.get(name.split(".")[0], {room_of(module)})
     ]
     assert not wrong
 

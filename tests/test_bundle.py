@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from cisray.bundle import (
     head_tracks,
     read_cards,
     read_config,
+    read_weights,
     shared_geometry,
     write_bundle,
 )
@@ -204,6 +206,24 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_does_not_run(bundle, tm
     with (folder / "weights.safetensors").open("rb") as handle:  # the attack is a real one
         torch.load(handle, weights_only=False) if dump is torch.save else pickle.load(handle)
     assert harmed.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", "card.json"])
+def test_a_file_that_a_link_leads_out_of_the_bundle_is_not_read(bundle, tmp_path, name):
+    folder, _ = bundle
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"'{re.escape(name)}' leads out of this bundle, and is not read; copy the"):
+        Predictor(folder)
+    with pytest.raises(InputError, match="leads out of this bundle"):
+        bundle_digest(folder)
+
+
+def test_trees_that_a_link_leads_out_of_the_bundle_are_not_read(bundle, tmp_path):
+    folder, _ = bundle
+    (folder / "trees.skops").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match=r"'trees\.skops' leads out of this bundle"):
+        read_weights(folder)
 
 
 @pytest.mark.parametrize(

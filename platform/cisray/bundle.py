@@ -33,7 +33,7 @@ from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
 from cisray.datasets.card import Card, card_from_dict, card_to_dict
 from cisray.datasets.transforms import PlacedTransforms, to_natural
 from cisray.errors import InputError
-from cisray.files import file_digest, folder_written_whole, read_json, value_digest, write_json
+from cisray.files import file_digest, folder_written_whole, read_json, value_digest, within, write_json
 from cisray.genome.sequence import UNKNOWN
 from cisray.geometry import Geometry
 from cisray.goals import choose
@@ -167,7 +167,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _card_path(bundle_dir: Path, head: str | None) -> Path:
-    return bundle_dir / "card.json" if head is None else bundle_dir / "cards" / f"{head}.json"
+    return within(bundle_dir, "card.json" if head is None else f"cards/{head}.json", what="bundle")
 
 
 def _check_heads(cards: Mapping[str | None, Card], *, source: Path) -> None:
@@ -204,29 +204,30 @@ def read_config(path: Path) -> AnyConfig:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a bundle's weights, with the bytes of its trees; raise InputError where the file is missing or damaged."""
+    trees_path = within(path, TREES_NAME, what="bundle")
     try:
-        weights = load_file(path / WEIGHTS_NAME)
+        weights = load_file(within(path, WEIGHTS_NAME, what="bundle"))
     except FileNotFoundError:
         raise InputError(f"{path / WEIGHTS_NAME}: no such file; a bundle needs it beside model.json") from None
     except SafetensorError as error:
         raise InputError(
             f"{path / WEIGHTS_NAME}: these weights are damaged, or none: {error}; copy them again"
         ) from None
-    if (path / TREES_NAME).is_file():
-        weights[TREES_NAME] = torch.from_numpy(np.fromfile(path / TREES_NAME, np.uint8))
+    if trees_path.is_file():
+        weights[TREES_NAME] = torch.from_numpy(np.fromfile(trees_path, np.uint8))
     return weights
 
 
 def bundle_digest(path: Path) -> str:
     """Return the digest of a bundle's weights, trees, configuration and cards."""
     cards = [_card_path(path, name) for name in _read_heads(path)]
-    trees = [path / TREES_NAME] if (path / TREES_NAME).is_file() else []
-    files = [path / WEIGHTS_NAME, *trees, path / MODEL_NAME, *cards]
+    weights, trees = (within(path, name, what="bundle") for name in (WEIGHTS_NAME, TREES_NAME))
+    files = [weights, *([trees] if trees.is_file() else []), path / MODEL_NAME, *cards]
     return value_digest({str(file.relative_to(path)): file_digest(file) for file in files})
 
 
 def _read_model(path: Path) -> dict[str, Any]:
-    values = read_json(path / MODEL_NAME, what="bundle's model.json")
+    values = read_json(within(path, MODEL_NAME, what="bundle"), what="bundle's model.json")
     if values.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path / MODEL_NAME}: bundle of schema version {values.get('schema_version')}; this cisray reads "
@@ -296,7 +297,7 @@ class Predictor:
 
     @property
     def learned_strands(self) -> Literal["forward", "both"]:
-        """ "forward" for a model that was trained with `reverse_complement = false`, as of RNA; else "both"."""
+        """Strands of a model: "forward" if it was trained with `reverse_complement = false`, as of RNA; else "both"."""
         training = _read_model(self.path).get("made_by", {}).get("training", {})
         return "forward" if training.get("reverse_complement") is False else "both"
 

@@ -13,11 +13,13 @@ from cisray.datasets.reading import (
     find_position,
     gather,
     name_windows,
+    open_rows,
     read_epoch,
     read_order,
     read_pool,
 )
 from cisray.datasets.schema import Examples, decode_examples, iter_examples, layout_of
+from cisray.errors import InputError
 
 ROWS = 61
 
@@ -181,3 +183,12 @@ def test_gathered_rows_are_those_of_the_joined_parts(length, sizes, data):
     assert np.array_equal(found.targets, np.concatenate([part.targets for part in parts])[rows])
     assert np.array_equal(found.weights, np.concatenate([part.weights for part in parts])[rows])
     assert found.channels is None
+
+
+def test_rows_that_are_gone_or_damaged_are_told_with_their_file(tmp_path):
+    path = tmp_path / "part-0.parquet"
+    with pytest.raises(InputError, match=r"part-0.parquet: no such file, but rows of a dataset were expected here"):
+        open_rows(path)
+    path.write_bytes(b"PAR1 cut short")
+    with pytest.raises(InputError, match=r"part-0.parquet: rows of a dataset that cannot be read \(.*\); build the"):
+        open_rows(path)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cisray.datasets.card import Inputs, Track
+from cisray.datasets.card import Inputs, Track, read_card
 from cisray.datasets.schema import (
     GROUP_BYTES,
     NO_LABEL,
@@ -70,6 +70,21 @@ def test_a_changed_or_missing_file_is_found(make_dataset):
     with pytest.raises(InputError, match=r"part-1\.parquet: listed in card\.json but missing"):
         split_files(folder, card, "train")
     assert [path.name for path in split_files(folder, card, "test")] == ["part-0.parquet"]
+
+
+def test_a_file_that_a_link_leads_out_of_the_dataset_is_not_read(make_dataset, tmp_path):
+    folder, card = make_dataset({"train": [3, 4]})
+    path = folder / "examples/split=train/part-1.parquet"
+    path.rename(tmp_path / "elsewhere.parquet")
+    path.symlink_to(tmp_path / "elsewhere.parquet")
+    for read in (lambda: split_files(folder, card, "train"), lambda: verify_dataset(folder, card)):
+        with pytest.raises(InputError, match=r"part-1\.parquet' leads out of this dataset, and is not read; copy the"):
+            read()
+    (tmp_path / "card.json").write_bytes((folder / "card.json").read_bytes())
+    (folder / "card.json").unlink()
+    (folder / "card.json").symlink_to("../card.json")
+    with pytest.raises(InputError, match=r"'card\.json' leads out of this dataset"):
+        read_card(folder)
 
 
 def test_a_split_that_is_not_there_is_refused(make_dataset):

@@ -20,20 +20,10 @@ from cisray.flows.train import train
 from cisray.scoring.engine import EngineSpec
 from cisray.scoring.manifest import ModelSource, read_manifest
 from cisray.scoring.schema import verify
-from killing import pickled, run_and_kill_driver, wait_for
+from killing import compare_histories, has_checkpoint, num_receipts, pickled, run_and_kill_driver, wait_for
 
 pytestmark = pytest.mark.ray
 MODEL = ModelSource(uri="model", digest="d")
-
-
-def num_receipts(out):
-    return len(list(Path(f"{out}.unfinished").glob("receipts/*.json")))
-
-
-def has_checkpoint(out):
-    """Ray Train has noted a checkpoint, and would start from it."""
-    snapshot = Path(f"{out}.unfinished/ray/checkpoint_manager_snapshot.json")
-    return snapshot.exists() and "checkpoint_20" in snapshot.read_text()
 
 
 def kill_a_worker_when(happened, *, title):
@@ -145,15 +135,6 @@ def test_train_goes_on_after_a_killed_driver(ray_here, train_job, bundle, tmp_pa
     trained = train(train_job(out), report=lambda progress: stages.append(progress.stage))
     assert "resume" in stages
     compare_histories(trained.bundle_dir, bundle)
-
-
-def compare_histories(disturbed, undisturbed):
-    """Every epoch is there once, with the loss and metrics of the run that nobody disturbed, to rounding."""
-    ours, theirs = (json.loads((path / "metrics.json").read_text())["history"] for path in (disturbed, undisturbed))
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    for row, other in zip(ours, theirs, strict=True):
-        assert row["valid.loss"] == pytest.approx(other["valid.loss"], rel=1e-3)
-        assert row["valid.pearson"] == pytest.approx(other["valid.pearson"], abs=5e-3)
 
 
 @pytest.fixture(scope="module")

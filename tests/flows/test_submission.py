@@ -131,11 +131,36 @@ def test_a_job_file_that_would_not_be_sent_is_refused(project, monkeypatch):
         entrypoint(["train", "../elsewhere.toml"], folder=Path.cwd(), run_dir="/")
 
 
-def test_what_a_job_needs_is_sent_and_a_password_never():
+def test_what_a_job_needs_is_sent_and_nothing_else():
     environment = {"CISRAY_DATA": "/data", "MLFLOW_TRACKING_URI": "http://mlflow:5000", "AWS_SECRET_ACCESS_KEY": "x"}
     assert sent_environment(environment) == {"CISRAY_DATA": "/data", "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI holds a password"):
-        sent_environment({"MLFLOW_TRACKING_URI": "postgresql://me:secret@host/mlflow"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_URI", "postgresql://me:s3cr3t@host/mlflow"),
+        ("MLFLOW_TRACKING_URI", "postgresql://host/mlflow?password=s3cr3t"),
+        ("MLFLOW_TRACKING_URI", "https://s3cr3t@host"),
+        ("CISRAY_DATA", "s3://key:s3cr3t@bucket/data"),
+    ],
+)
+def test_an_address_that_holds_a_password_is_not_sent(name, value):
+    with pytest.raises(InputError, match=f"^{name} holds a password or a token, .* in the environment of the") as told:
+        sent_environment({name: value})
+    assert "s3cr3t" not in str(told.value)
+
+
+def test_a_command_line_or_a_job_file_that_holds_a_password_is_not_sent(project, monkeypatch):
+    monkeypatch.chdir(project / "sent")
+    line = ["train", "jobs/my train.toml", "--set", "data_dir=s3://key:s3cr3t@bucket/data"]
+    with pytest.raises(InputError, match=r"^data_dir=s3://bucket/data: was given with a password or a token") as told:
+        entrypoint(line, folder=Path.cwd(), run_dir="/")
+    assert "s3cr3t" not in str(told.value)
+    (project / "sent" / "jobs" / "my train.toml").write_text('data_dir = "s3://key:s3cr3t@bucket/data"\n')
+    with pytest.raises(InputError, match=r"my train\.toml: holds a password in an address, and would be sent") as told:
+        entrypoint(line[:2], folder=Path.cwd(), run_dir="/")
+    assert "s3cr3t" not in str(told.value)
 
 
 @pytest.mark.parametrize(

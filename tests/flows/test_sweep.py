@@ -83,7 +83,15 @@ def test_the_best_rate_wins_and_the_others_say_why_not(swept):
     assert results["winner"]["trial"] == 0
     with (out / "leaderboard.csv").open() as handle:
         table = list(csv.DictReader(handle))
-    assert [one["training.learning_rate"] for one in table] == ["0.004", "1e-06", "1e+30"]
+    assert [one["training.learning_rate"] for one in table if one["status"] != "baseline"] == [
+        "0.004",
+        "1e-06",
+        "1e+30",
+    ]
+    (ridge,) = (one for one in table if one["status"] == "baseline")
+    assert (ridge["model"], ridge["model.architecture"]) == ("kmer_ridge", "kmer_ridge")
+    assert float(ridge["test.pearson"]) == results["test"]["kmer_ridge"][""]["pearson"]
+    assert [bool(one["test.pearson"]) for one in table] == [one["model"] in ("0", "kmer_ridge") for one in table]
 
 
 def test_the_winner_is_what_train_makes_of_its_settings(swept, sweep_job, tmp_path):
@@ -189,6 +197,39 @@ def test_in_a_population_the_worse_goes_on_from_the_better(ray_here, sweep_job, 
     made_by = json.loads((out / f"trials/{worse:04d}/run-generation-01/model.json").read_text())["made_by"]
     assert made_by["training"]["learning_rate"] == rates[worse, 1]
     assert {path.name for path in (out / f"trials/{worse:04d}").glob("run-*")} == {"run-generation-01"}
+
+
+def test_a_network_beside_a_shallow_model_each_with_two_seeds_and_the_winner_trained_anew(
+    ray_here, sweep_job, tmp_path
+):
+    out = tmp_path / "sweep"
+    job = sweep_job(
+        out,
+        "train.model={}",
+        "train.training.epochs=1",
+        'space={model.architecture={kind="choice",values=["kmer_ridge","basenji"]}}',
+        'space.k={setting="model.k",kind="choice",values=[3],when={"model.architecture"=["kmer_ridge"]}}',
+        'space.channels={setting="model.channels",kind="choice",values=[16],when={"model.architecture"=["basenji"]}}',
+        'search={method="grid"}',
+        'stopping={method="none"}',
+        "budget={}",
+        "repeats.seeds=[3,4]",
+        "refit.training.epochs=2",
+        "baselines={}",
+    )
+    sweep(job)
+    results = results_of(out)
+    rows = {row["settings"]["model.architecture"]: row for row in results["trials"]}
+    assert {name: (row["status"], len(row["values"])) for name, row in rows.items()} == {
+        "kmer_ridge": ("finished", 2),
+        "basenji": ("finished", 2),
+    }
+    assert rows["kmer_ridge"]["spread"] == pytest.approx(0, abs=1e-6)  # a closed formula has no seed
+    assert rows["basenji"]["spread"] > 0
+    best = results["trials"][0]
+    assert results["winner"]["trained_anew"]
+    trained = train(job.refit_job(best["settings"], tmp_path / "model"))
+    assert bundle_digest(out / "winner") == bundle_digest(trained.bundle_dir)
 
 
 def test_a_sweep_of_which_no_trial_comes_to_anything_says_why(ray_here, sweep_job, tmp_path):

@@ -11,6 +11,7 @@ from cisray.cli.evaluate_verb import evaluate
 from cisray.cli.importance_verb import importance
 from cisray.cli.model_verbs import import_weights, models, train
 from cisray.cli.on_cluster import jobs, logs, on_cluster, stop
+from cisray.cli.plan_verb import plan
 from cisray.cli.report_verb import report
 from cisray.cli.score_verbs import calibrate, score
 from cisray.cli.swap_verb import swap
@@ -23,7 +24,21 @@ app = typer.Typer(
     help="Train models that read DNA and predict what the cell does with it, and score what a variant changes.",
 )
 
-_ROAD = (simulate, build, train, sweep, swap, models, import_weights, evaluate, importance, mine, calibrate, score)
+_ROAD = (
+    simulate,
+    plan,
+    build,
+    train,
+    sweep,
+    swap,
+    models,
+    import_weights,
+    evaluate,
+    importance,
+    mine,
+    calibrate,
+    score,
+)
 for _verb in (*_ROAD, export, report):
     app.command()(on_cluster(_verb))
 for _look in (jobs, logs, stop):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cisray.cli.options import JobFile, Overrides, open_console
+from cisray.cli.places import bundle_address, own_folder, shown_place
 
 if TYPE_CHECKING:
     from cisray.flows.build import Forecast
@@ -19,7 +20,7 @@ def simulate(
     from cisray.genome.simulate import SimulationSpec
     from cisray.genome.simulate import simulate as run
 
-    run(out, spec=SimulationSpec(seed=seed))
+    run(own_folder(out), spec=SimulationSpec(seed=seed))
     print(f"genome, tracks, variants and truth: {out}")
 
 
@@ -36,10 +37,13 @@ def build(
     from cisray.flows.build import build as run
     from cisray.flows.build import forecast
     from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, build_genomes, divide, member_jobs
+    from cisray.remote import place_of_out
     from cisray.reports.console import progress_bars
     from cisray.reports.dataset_text import print_dataset
 
     job = load_job(job_path, AnyBuildJob, overrides or ())
+    if isinstance(job, GenomesJob):
+        own_folder(job.out)
     members = member_jobs(job) if isinstance(job, GenomesJob) else {"": job}
     if dry_run:
         regions = divide(job)[0] if isinstance(job, GenomesJob) else {}
@@ -47,13 +51,13 @@ def build(
             _print_forecast(forecast(member, regions.get(name)), name or job.name)
         return
     # where all are there they are of this very job, or refused
-    is_done = all((Path(member.out) / CARD_NAME).exists() for member in members.values())
+    is_done = all((place_of_out(member.out) / CARD_NAME).exists() for member in members.values())
     console = open_console()
     with progress_bars(console) as report:
         out = build_genomes(job, report=report) if isinstance(job, GenomesJob) else run(job, report=report)
     for member in members.values():
-        print_dataset(console, Path(member.out))
-    print(f"{'already built' if is_done else 'dataset'}: {out}")
+        print_dataset(console, place_of_out(member.out))
+    print(f"{'already built' if is_done else 'dataset'}: {shown_place(job.out, out)}")
 
 
 def _print_forecast(found: "Forecast", name: str) -> None:
@@ -89,9 +93,10 @@ def mine(
     from cisray.reports.console import progress_bars
     from cisray.tracking import fetch_model
 
+    own_folder(out)
     job = load_job(job_path, PeaksJob, overrides or ())
     spec = check_settings({"num_loci": num_loci, "min_score": min_score}, MiningSpec, source="cisray mine")
-    bundle_dir = fetch_model(model).bundle_dir
+    bundle_dir = fetch_model(bundle_address(model)).bundle_dir
     with progress_bars(open_console()) as report:
         mined = mine_negatives(job, bundle_dir, out, spec, earlier=earlier, report=report)
     print(f"windows scored: {mined.num_scored:,}, of which {mined.num_false:,} are false positives")
@@ -112,6 +117,7 @@ def export(
     from cisray.datasets.calico.export import export_calico
     from cisray.errors import InputError
 
+    own_folder(out)
     if extent not in ("target", "input"):
         raise InputError(f"--extent {extent!r}: wanted target or input")
     export_calico(dataset, out, extent="input" if extent == "input" else "target", labels="fold" if folds else "split")

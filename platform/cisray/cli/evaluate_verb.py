@@ -1,13 +1,13 @@
 """The verb that measures a model."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cisray.cli.option_groups import with_options
 from cisray.cli.options import STRANDS, open_console
+from cisray.cli.places import bundle_address, shown_place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ class EvaluateOptions:
         ),
     ] = None
     genes: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="GTF|GFF3", help="Compare sums over the genes of an annotation too, across genes and across tracks."
         ),
@@ -71,9 +71,9 @@ class EvaluateOptions:
 
 @with_options
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder, or models:/NAME@champion.")],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder or URI, or models:/NAME@champion.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's folder, or its URI.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder to make, or its URI.")],
     options: EvaluateOptions,
 ) -> None:
     """Measure a model on a held-out split, and keep its predictions."""
@@ -82,24 +82,25 @@ def evaluate(
     from cisray.files import read_json
     from cisray.flows.evaluate import EvaluateJob
     from cisray.flows.evaluate import evaluate as run
+    from cisray.remote import join, local_path
     from cisray.reports.console import progress_bars
     from cisray.tracking import fetch_model, record_evaluation
 
     settings = {
-        "model": str(fetch_model(model).bundle_dir),
-        "dataset": str(dataset.absolute()),
+        "model": str(fetch_model(bundle_address(model)).bundle_dir),
+        "dataset": str(local_path(dataset)),
         "head": options.head,
-        "beside": str(fetch_model(options.beside).bundle_dir) if options.beside else None,
+        "beside": str(fetch_model(bundle_address(options.beside)).bundle_dir) if options.beside else None,
         "strands": STRANDS[options.rc],
         "genes": _gene_settings(options),
         "ceiling": _parse_ceiling(options.ceiling or []),
         "bigwig": options.bigwig,
         "use_gpu": options.gpu,
     }
-    folders = {split: out if len(options.split) == 1 else out / split for split in options.split}
+    folders = {split: out if len(options.split) == 1 else join(out, split) for split in options.split}
     jobs = [
-        check_settings(settings | {"split": split, "out": str(folder)}, EvaluateJob, source="cisray evaluate")
-        for split, folder in folders.items()
+        check_settings(settings | {"split": split, "out": place}, EvaluateJob, source="cisray evaluate")
+        for split, place in folders.items()
     ]
     console = open_console()
     for job in jobs:
@@ -108,7 +109,7 @@ def evaluate(
         results = read_json(folder / EVALUATION_NAME, what="evaluation")
         _show_evaluation(console, results)
         record_evaluation(results["models"]["model"]["digest"], _figures(results))
-        print(f"evaluation: {folder}")
+        print(f"evaluation: {shown_place(job.out, folder)}")
 
 
 def _gene_settings(options: EvaluateOptions) -> dict[str, Any] | None:
@@ -120,7 +121,7 @@ def _gene_settings(options: EvaluateOptions) -> dict[str, Any] | None:
             raise InputError("--biotype, --gene-part and --gene-covered go with --genes; name an annotation with it")
         return None
     return {
-        "file": str(options.genes),
+        "file": options.genes,
         "part": options.gene_part,
         "biotypes": tuple(options.biotype or ()),
         "least_covered": options.gene_covered,

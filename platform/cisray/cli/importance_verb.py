@@ -8,6 +8,7 @@ import typer
 
 from cisray.cli.option_groups import with_options
 from cisray.cli.options import STRANDS, open_console
+from cisray.cli.places import bundle_address, own_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,8 +57,8 @@ class ImportanceOptions:
 
 @with_options
 def importance(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder, or models:/NAME@champion.")],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset's folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundle's folder or URI, or models:/NAME@champion.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset's folder, or its URI.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
     options: ImportanceOptions,
 ) -> None:
@@ -66,13 +67,15 @@ def importance(
     from cisray.config import check_settings
     from cisray.flows.importance import importance as run
     from cisray.flows.importance_job import ImportanceJob
+    from cisray.remote import local_path
     from cisray.reports.console import progress_bars
     from cisray.reports.importance_page import write_importance_page
     from cisray.tracking import fetch_model
 
+    own_folder(out)
     settings = {
-        "model": str(fetch_model(model).bundle_dir),
-        "dataset": str(dataset),
+        "model": str(fetch_model(bundle_address(model)).bundle_dir),
+        "dataset": str(local_path(dataset)),
         "out": str(out),
         "split": options.split,
         "head": options.head,

@@ -1,9 +1,9 @@
 """Verbs that train models and list them."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cisray.cli.options import JobFile, Overrides, open_console
+from cisray.cli.places import bundle_address, own_folder, shown_place
 
 if TYPE_CHECKING:
     from cisray.progress import Progress
@@ -19,19 +19,21 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.config import load_job
     from cisray.datasets.card import read_card
     from cisray.files import value_digest
+    from cisray.flows.publishing import fetched_output
     from cisray.flows.train import train as run
     from cisray.flows.train_job import TrainJob
+    from cisray.remote import local_path
     from cisray.reports.console import progress_bars
     from cisray.tracking import fetch_model, is_registered, shown_store, tracked_run
 
     job = load_job(job_path, TrainJob, overrides or ())
-    out = Path(job.out).absolute()
-    datasets = {head: Path(path).absolute() for head, path in job.sources.items()}
+    out = fetched_output(job.out)
+    datasets = {head: local_path(path) for head, path in job.sources.items()}
     cards = {head: read_card(path) for head, path in datasets.items()}
-    start_dir = fetch_model(job.start.model).bundle_dir if job.start.model else None
+    start_dir = fetch_model(bundle_address(job.start.model)).bundle_dir if job.start.model else None
     trained = run(job, start_dir=start_dir) if (out / "model.json").exists() else None
     if trained is not None and is_registered(bundle_digest(out)):
-        print(f"already trained and registered: {out}")
+        print(f"already trained and registered: {shown_place(job.out, out)}")
         return
     settings = dataclasses.asdict(job)
     with (
@@ -55,7 +57,7 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
             out, name=job.name, digest=bundle_digest(out), dataset_digest=dataset_digest, metric=metric
         )
     print(f"validation Pearson, mean over tracks{'' if None in cards else ' and heads'}: {metric:.4f}")
-    print(f"bundle: {out}")
+    print(f"bundle: {shown_place(job.out, out)}")
     print(f"model: models:/{registered.name}/{registered.version}, which {registered.verdict}")
     print(f"MLflow store: {shown_store()}")
 
@@ -88,4 +90,6 @@ def import_weights(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.pretrained import ImportSpec
     from cisray.pretrained import import_weights as run
 
-    print(f"bundle: {run(load_job(job_path, ImportSpec, overrides or ()))}")
+    spec = load_job(job_path, ImportSpec, overrides or ())
+    own_folder(spec.out)
+    print(f"bundle: {run(spec)}")

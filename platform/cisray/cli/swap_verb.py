@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cisray.cli.options import JobFile, Overrides, open_console
+from cisray.cli.places import bundle_address, own_folder
 
 if TYPE_CHECKING:
     from cisray.progress import Progress
@@ -20,14 +21,15 @@ def swap(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.swap_job import SwapJob
     from cisray.reports.console import print_table, progress_bars
     from cisray.reports.swap_page import swap_rows, write_swap_page
-    from cisray.tracking import fetch_model, shown_store, tracked_run
+    from cisray.tracking import fetch_model, send_kept, shown_store, tracked_run
 
     job = load_job(job_path, SwapJob, overrides or ())
-    out = Path(job.out).absolute()
+    out = own_folder(job.out)
     start = job.example.start.model
-    start_dir = fetch_model(start).bundle_dir if start else None
+    start_dir = fetch_model(bundle_address(start)).bundle_dir if start else None
     if (out / SWAP_NAME).exists():
         run(job, start_dir=start_dir)  # done by this very job, or refused
+        send_kept(out)
         print(f"already swapped: {out}")
         return
     cards = {name: read_card(Path(one.dataset)) for name, one in job.conditions.items()}

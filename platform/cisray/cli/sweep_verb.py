@@ -1,9 +1,9 @@
 """The verb that tries settings of a training and keeps the best."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cisray.cli.options import JobFile, Overrides, open_console
+from cisray.cli.places import bundle_address, own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cisray.sweeps.leaderboard import Row
     from cisray.tracking import TrackedRun
 
-SHOWN_TRIALS = 10
+SHOWN = 12
 
 
 class TrackedTrials:
@@ -54,16 +54,17 @@ def sweep(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.files import read_json, value_digest
     from cisray.flows.sweep import sweep as run
     from cisray.flows.sweep_job import SweepJob
+    from cisray.remote import local_path
     from cisray.reports.console import progress_bars
     from cisray.reports.sweep_page import write_sweep_page
     from cisray.sweeps.leaderboard import LEADERBOARD_NAME, SWEEP_NAME
     from cisray.tracking import fetch_model, is_registered, shown_store, tracked_run
 
     job = load_job(job_path, SweepJob, overrides or ())
-    out = Path(job.out).absolute()
+    out = own_folder(job.out)
     example = job.example
-    cards = {head: read_card(Path(path)) for head, path in example.sources.items()}
-    start_dir = fetch_model(example.start.model).bundle_dir if example.start.model else None
+    cards = {head: read_card(local_path(path)) for head, path in example.sources.items()}
+    start_dir = fetch_model(bundle_address(example.start.model)).bundle_dir if example.start.model else None
     if (out / SWEEP_NAME).exists():
         run(job, start_dir=start_dir)  # done by this very job, or refused
         if is_registered(bundle_digest(out / "winner")):
@@ -77,7 +78,7 @@ def sweep(job_path: JobFile, overrides: Overrides = None) -> None:
     ):
         for head, dataset in example.sources.items():
             name, digest = cards[head].name, cards[head].digest
-            tracked.log_dataset(Path(dataset).absolute(), name=name, digest=digest, context=head or "training")
+            tracked.log_dataset(local_path(dataset), name=name, digest=digest, context=head or "training")
 
         def report(progress: "Progress") -> None:
             show(progress)
@@ -126,7 +127,10 @@ def _show(console: "Console", results: dict[str, Any]) -> None:
     from cisray.reports.sweep_page import leaderboard_rows, rows_of_test
 
     header, rows = leaderboard_rows(results)
-    print_table(console, f"{len(rows)} trials, by validation Pearson", header, list(map(_shown, rows))[:SHOWN_TRIALS])
+    title = f"{len(results['trials'])} trials and {len(results['baselines'])} baselines, by validation Pearson"
+    if len(rows) > SHOWN:
+        title += f"; the first {SHOWN}"
+    print_table(console, title, header, list(map(_shown, rows))[:SHOWN])
     for row in results["trials"]:
         if row["failure"]:
             console.print(f"trial {row['number']} failed: {row['failure']}", highlight=False, markup=False)

@@ -17,7 +17,7 @@ from cisray.config import STRICT
 from cisray.datasets.loci.folds import FoldSpec, Split
 from cisray.datasets.transforms import Order, SumStat, Transforms
 from cisray.errors import InputError
-from cisray.files import read_json, value_digest
+from cisray.files import read_json, value_digest, within
 from cisray.genome.tracks import Uncovered
 from cisray.geometry import Geometry
 
@@ -283,7 +283,7 @@ def card_from_dict(values: Mapping[str, Any], *, source: Path) -> Card:
 
 def read_card(dataset_dir: Path) -> Card:
     """Read a dataset's card; raise InputError where the folder is not a finished dataset."""
-    path = dataset_dir / CARD_NAME
+    path = within(dataset_dir, CARD_NAME, what="dataset")
     if not path.exists():
         raise InputError(
             f"{dataset_dir}: no {CARD_NAME} in it, so this is not a finished dataset; run cisray build first"

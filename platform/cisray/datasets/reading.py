@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cisray.datasets.card import Card
 from cisray.datasets.schema import Examples, Layout, array_columns, decode_examples, layout_of, split_files
+from cisray.errors import InputError
 
 # A pool is what a reader holds at once: enough rows to shuffle well, few enough bytes to stay small.
 POOL_ROWS = 1024
@@ -87,15 +88,25 @@ def read_order(
     """List a split's row groups and say in which order this rank reads them."""
     groups = []
     for path in split_files(dataset_dir, card, split):
-        metadata = pq.ParquetFile(path).metadata
+        metadata = open_rows(path).metadata
         groups += [RowGroup(str(path), i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
     pool_rows = min(POOL_ROWS, max(1, POOL_BYTES // layout_of(card).row_bytes))
     return Order(tuple(groups), pool_rows, rank, world, seed)
 
 
+def open_rows(path: Path | str) -> pq.ParquetFile:
+    """Open a file of a dataset's rows; raise InputError where it is gone or damaged."""
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, but rows of a dataset were expected here; put it back") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: rows of a dataset that cannot be read ({error}); build the dataset again") from error
+
+
 def read_groups(pool: Pool) -> list[pa.Table]:
     """Read the arrays of one pool's row groups, each file opened once."""
-    files = {path: pq.ParquetFile(path) for path in {group.path for group in pool.groups}}
+    files = {path: open_rows(path) for path in {group.path for group in pool.groups}}
     return [
         files[group.path].read_row_group(group.number, columns=array_columns(files[group.path].schema_arrow))
         for group in pool.groups
@@ -114,7 +125,7 @@ def name_windows(order: Order, epoch: int, rows: range) -> list[str]:
     start = find_position(order, epoch, rows.start)
     for pool in order.pools(epoch)[start.pool :]:
         loci = pa.concat_tables(
-            [pq.ParquetFile(group.path).read_row_group(group.number, columns=LOCI) for group in pool.groups]
+            [open_rows(group.path).read_row_group(group.number, columns=LOCI) for group in pool.groups]
         )
         if pool.seed is not None:
             loci = loci.take(np.random.default_rng(pool.seed).permutation(len(loci)))

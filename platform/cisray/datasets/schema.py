@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from cisray.datasets.card import CARD_NAME, Card, Inputs, TargetType
 from cisray.errors import InputError
-from cisray.files import file_digest
+from cisray.files import file_digest, within
 from cisray.geometry import Geometry
 
 # A row group is what is read at once: rows enough to read fast, bytes few enough to shuffle well and stay small.
@@ -251,7 +251,7 @@ def write_examples(rows: pa.Table, path: Path) -> None:
 def verify_dataset(dataset_dir: Path, card: Card) -> None:
     """Compare every file with its checksum in the card; raise InputError naming the first that differs."""
     for file in card.files:
-        path = dataset_dir / file.path
+        path = within(dataset_dir, file.path, what="dataset")
         if not path.exists():
             raise InputError(f"{path}: listed in {CARD_NAME} but missing; build the dataset again")
         if file_digest(path) != file.sha256:
@@ -259,8 +259,9 @@ def verify_dataset(dataset_dir: Path, card: Card) -> None:
 
 
 def split_files(dataset_dir: Path, card: Card, split: str) -> list[Path]:
-    """Return the Parquet files of one split, in the card's order; raise InputError where one is missing."""
-    paths = [dataset_dir / file.path for file in card.files if f"split={split}/" in file.path]
+    """Return the Parquet files of one split, in the card's order; raise InputError where one is missing or outside."""
+    names = [file.path for file in card.files if f"split={split}/" in file.path]
+    paths = [within(dataset_dir, name, what="dataset") for name in names]
     if not paths:
         raise InputError(f"{dataset_dir}: the card lists no file of split {split!r}; it has {sorted(card.counts)}")
     for path in paths:

@@ -26,8 +26,11 @@ from cisray.datasets.statistics import TRACKS_NAME, Tally, write_tracks
 from cisray.errors import InputError
 from cisray.files import sampled_digest, write_json
 from cisray.flows.cluster import ClusterSpec, cluster
-from cisray.flows.shards import Receipt, Task, file_identity, open_staging, run_tasks
+from cisray.flows.publishing import open_output, published
+from cisray.flows.shards import Receipt, Task, check_unchanged, file_identity, run_tasks, unchanged
+from cisray.flows.visibility import check_visible
 from cisray.progress import Report, silent
+from cisray.remote import uri_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,9 +39,9 @@ class BuildSettings:
 
     name: str
     out: str
-    """The dataset's folder."""
+    """The dataset's folder, or its URI."""
     data_dir: str | None = None
-    """The folder that holds the input files; default: the environment variable CISRAY_DATA."""
+    """The folder that holds the input files, or its URI; default: the environment variable CISRAY_DATA."""
     cluster: ClusterSpec = ClusterSpec()
 
 
@@ -89,12 +92,14 @@ def open_source(job: BuildJob, regions: Sequence[Region] | None = None) -> Sourc
 class Builder:
     """Builds shards in one process, with its own open files."""
 
-    def __init__(self, job: BuildJob) -> None:
-        self._source = open_source(job)
+    def __init__(self, job: BuildJob, inputs: Sequence[Mapping[str, Any]]) -> None:
+        self._source, self._inputs = open_source(job), inputs
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        """Build one shard."""
+        """Build one shard; raise InputError where an input is not what `inputs`, as it was planned with, say."""
+        check_unchanged(self._source.paths, self._inputs)
         built = self._source.build(values)
+        check_unchanged(self._source.paths, self._inputs)
         return built.rows, {"tally": built.tally.to_dict(), "dropped": built.dropped}
 
     def write(self, table: pa.Table, path: Path) -> None:
@@ -161,25 +166,26 @@ def build(job: BuildJob, *, report: Report = silent, regions: Sequence[Region] |
     Raises:
         InputError: an input is missing, damaged, or does not fit the others; no dataset is left behind.
     """
-    out = Path(job.out).absolute()
     job = dataclasses.replace(job, data_dir=data_root(job.data_dir))  # workers may have another environment
     source = open_source(job, regions)
     plan = source.plan()
+    inputs = [file_identity(path) for path in source.paths]
     identity = {
         "job": _job_record(job),
         "regions": plan.regions,
-        "inputs": [file_identity(path) for path in source.paths],
+        "inputs": inputs,
         "cisray": __version__,
     }
-    staging = open_staging(out, identity)
+    staging = open_output(job.out, identity)
     if staging is None:
-        return out
+        return published(job.out)
     tasks = [
         Task(shard.name, f"examples/split={shard.split}/{shard.name}.parquet", shard.values) for shard in plan.shards
     ]
-    with cluster(job.cluster):
+    with unchanged(source.paths, inputs), cluster(job.cluster):
+        check_visible(source.paths, staging.path, need=job.cluster.need)
         receipts = run_tasks(
-            tasks, partial(Builder, job), staging=staging, cluster=job.cluster, stage="build", report=report
+            tasks, partial(Builder, job, inputs), staging=staging, cluster=job.cluster, stage="build", report=report
         )
     made = _add_up(plan, receipts)
     for file in made.empty:
@@ -188,7 +194,7 @@ def build(job: BuildJob, *, report: Report = silent, regions: Sequence[Region] |
     write_tracks(staging.path / TRACKS_NAME, source.tracks, made.tallies)
     write_json(staging.path / CARD_NAME, card_to_dict(card))
     staging.finish()
-    return out
+    return published(job.out)
 
 
 def _job_record(job: BuildJob) -> dict[str, Any]:
@@ -259,6 +265,6 @@ def _make_card(job: BuildJob, source: Source, *, plan: Plan, made: _Made) -> Car
 
 
 def _describe_file(path: Path, job: BuildJob) -> SourceFile:
-    root = Path(data_root(job.data_dir))
-    shown = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    return SourceFile(path=str(shown), num_bytes=path.stat().st_size, sampled_digest=sampled_digest(path))
+    root, place = data_root(job.data_dir), uri_of(path) or str(path)
+    shown = place.removeprefix(f"{root}/") if place.startswith(f"{root}/") else path.name
+    return SourceFile(path=shown, num_bytes=path.stat().st_size, sampled_digest=sampled_digest(path))

@@ -28,10 +28,13 @@ from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.files import read_json, write_json
 from cisray.flows.cluster import ClusterSpec, cluster
-from cisray.flows.shards import Staging, Task, file_identity, open_staging, run_tasks
+from cisray.flows.publishing import open_output, published
+from cisray.flows.shards import Staging, Task, file_identity, run_tasks
+from cisray.flows.visibility import check_visible
 from cisray.genome.genes import Genes, read_genes
 from cisray.genome.intervals import parse_region
 from cisray.progress import Report, silent
+from cisray.remote import local_path
 from cisray.training.batches import cut_windows
 from cisray.training.evaluation import CEILING_DEFINITION, EvaluationSums
 from cisray.training.gene_metrics import (
@@ -49,7 +52,7 @@ class EvaluateJob:
     """What `cisray evaluate` is asked for."""
 
     model: str
-    """A bundle's folder."""
+    """A bundle's folder, or its URI."""
     dataset: str
     out: str
     split: Split = "test"
@@ -140,7 +143,7 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
         InputError: model and dataset do not belong together, or one is not whole; or the genes, or a second
             measurement, are not of this genome.
     """
-    job, out = _with_absolute_paths(job), Path(job.out).absolute()
+    job = _with_local_paths(job)
     dataset_dir = Path(job.dataset)
     card = read_card(dataset_dir)
     predictors = _open_bundles(job)
@@ -149,13 +152,15 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
         check_unseen(predictor, card, job.split)
     replicates = Replicates(job.ceiling, card)
     tasks, genes = _find_tasks(job, card)
-    staging = open_staging(out, _plan(job, card, predictors, replicates))
+    staging = open_output(job.out, _plan(job, card, predictors, replicates))
     if staging is None:
-        return out
+        return published(job.out)
     verify_dataset(dataset_dir, card)
     with cluster(job.resources):
         if job.use_gpu and not ray.cluster_resources().get("GPU"):
             raise InputError("use_gpu: this cluster has no GPU; leave it out, or join a cluster that has one")
+        bundle_dirs = map(Path, job.bundles.values())
+        check_visible([dataset_dir, *bundle_dirs, *replicates.paths], staging.path, need=job.resources.need)
         receipts = run_tasks(
             tasks,
             partial(_Evaluator, job, genes),
@@ -190,20 +195,21 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
     if job.bigwig:
         write_bigwigs(staging.path, card)
     staging.finish()
-    return out
+    return published(job.out)
 
 
-def _with_absolute_paths(job: EvaluateJob) -> EvaluateJob:
-    """Return the job for processes that work elsewhere."""
-    tracks = read_card(Path(job.dataset)).track_names
+def _with_local_paths(job: EvaluateJob) -> EvaluateJob:
+    """Return the job for processes that work elsewhere; what URIs name is fetched."""
+    dataset_dir = local_path(job.dataset)
+    tracks = read_card(dataset_dir).track_names
     return dataclasses.replace(
         job,
-        dataset=str(Path(job.dataset).absolute()),
-        model=str(Path(job.model).absolute()),
-        beside=None if job.beside is None else str(Path(job.beside).absolute()),
-        genes=None if job.genes is None else dataclasses.replace(job.genes, file=str(Path(job.genes.file).absolute())),
+        dataset=str(dataset_dir),
+        model=str(local_path(job.model)),
+        beside=None if job.beside is None else str(local_path(job.beside)),
+        genes=None if job.genes is None else dataclasses.replace(job.genes, file=str(local_path(job.genes.file))),
         ceiling={
-            track: second if second in tracks else str(Path(second).absolute()) for track, second in job.ceiling.items()
+            track: second if second in tracks else str(local_path(second)) for track, second in job.ceiling.items()
         },
     )
 

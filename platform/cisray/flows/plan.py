@@ -15,8 +15,12 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT
 
 Basis = Literal["counted", "measured", "assumed"]
+COMMAND_S = {"build": 4.0, "train": 10.0, "sweep": 10.0, "score": 8.0}
+"""Of a verb besides its flow, assumed: its imports, and what it tells MLflow."""
+TRAINER_S = 6.0
+"""Of Ray Train until workers begin, beyond starting them, and to end; assumed."""
 SHARD_S = 0.02
-"""Of the driver per shard, which workers do not share: tests/benchmarks/scaling.py."""
+"""Of the driver per shard, which workers do not share; assumed: the part `shards` of tests/benchmarks/scaling.py."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -28,7 +32,7 @@ class PlanSpec:
     speed: float = Field(default=1.0, gt=0)
     """Of one of them, as a multiple of one here."""
     probe_s: float = Field(default=20.0, ge=0)
-    """Most seconds of work that are timed, about: at least one batch or shard; 0 times nothing."""
+    """Seconds of work that are timed, about: at least a few batches or two shards; 0 times nothing."""
 
 
 class Figure(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,8 +11,9 @@ from cisray.config import data_root
 from cisray.datasets.loci.folds import Region
 from cisray.datasets.source import PlannedShard
 from cisray.flows.build import Builder, BuildJob, TableJob, open_source
-from cisray.flows.plan import SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
+from cisray.flows.plan import COMMAND_S, SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
 from cisray.flows.plan_probe import Piece, Pieces, Probed, probe_workers, processes_here
+from cisray.flows.shards import file_identity
 
 MOST_TIMED = 32
 """Shards that a process may build to be timed."""
@@ -43,8 +45,8 @@ def plan_build(job: BuildJob, spec: PlanSpec, regions: Sequence[Region] | None =
         figures.append(Figure("written", arrays, "bytes", "counted", "arrays before packing"))
         return JobPlan("build", job.name, figures)
     probed = probe_workers(
-        partial(Builder, job),
-        _shares(shards, processes_here(workers, len(shards))),
+        partial(Builder, job, [file_identity(path) for path in source.paths]),
+        _shares(shards, processes_here(workers, len(shards), job.cluster)),
         spec=job.cluster,
         limit_s=spec.probe_s,
     )
@@ -54,11 +56,10 @@ def plan_build(job: BuildJob, spec: PlanSpec, regions: Sequence[Region] | None =
 
 
 def _shares(shards: Sequence[PlannedShard], processes: int) -> list[Pieces]:
-    """Deal shards from all over the build to processes; those with many rows come first."""
-    full = sorted(shards, key=lambda shard: -shard.num_rows)[: max(processes, len(shards) // 2)]
-    step = max(1, len(full) // (processes * MOST_TIMED))
-    pieces = [Piece(shard.values, shard.num_rows) for shard in full[::step]]
-    return [Pieces(pieces[number::processes][:MOST_TIMED]) for number in range(processes)]
+    """Deal shards, drawn from all over the build, to processes."""
+    drawn = random.Random(0).sample(list(shards), min(len(shards), processes * MOST_TIMED))
+    pieces = [Piece(shard.values, shard.num_rows) for shard in drawn]
+    return [Pieces(pieces[number::processes]) for number in range(processes)]
 
 
 def _costs(
@@ -68,6 +69,7 @@ def _costs(
     seconds = [shard.num_rows * probed.row_s / spec.speed for shard in shards]
     timed = f"{probed.rows:,} rows were built here by {probed.processes} processes side by side"
     phases = [
+        Phase("to start the command", COMMAND_S["build"]),
         Phase("to lay out the work", laid_out_s),
         Phase("until workers are ready", probed.ray_s + probed.opening_s),
         Phase(f"of work on {workers} workers", makespan_s(seconds, workers)),

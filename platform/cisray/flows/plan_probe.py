@@ -12,8 +12,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cisray.errors import InputError
 from cisray.files import file_digest
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.shards import Worker
@@ -36,7 +38,7 @@ class Pieces(NamedTuple):
     """What one process may do, and how."""
 
     pieces: list[Piece]
-    """The first warms up, and its arithmetic is counted; others are timed as long as time is left."""
+    """The first warms up, and its arithmetic is counted; then at least one is timed, others as long as time is left."""
     first_rows: int | None = None
     """To which the first piece is cut, and others to what time is left for; None leaves all whole."""
     cut: Cut | None = None
@@ -82,7 +84,8 @@ def probe_workers(
     asked = time.monotonic()
     with cluster(spec):
         up = time.monotonic()
-        prober = ray.remote(num_cpus=spec.cpus_per_actor, num_gpus=spec.gpus_per_actor)(_Prober)
+        check_gpus(spec.gpus_per_actor * len(shares))
+        prober = ray.remote(num_cpus=0, num_gpus=spec.gpus_per_actor)(_Prober)
         probers = [prober.remote(make_worker) for _ in shares]
         for reference in [each.open.remote() for each in probers]:
             result_of(reference)
@@ -103,9 +106,22 @@ def probe_workers(
     )
 
 
-def processes_here(workers: int, num_shards: int) -> int:
-    """Return how many processes are timed side by side: those of the plan, as far as this machine has CPUs."""
-    return max(1, min(workers, os.cpu_count() or 1, num_shards))
+def check_gpus(wanted: float) -> None:
+    """Raise InputError where what is to be timed wants GPUs that this machine or cluster has not."""
+    there = ray.cluster_resources().get("GPU", 0)
+    if there < wanted:
+        raise InputError(
+            f"plan: to time this job takes {wanted:g} GPUs, and here are {there:g}; plan it where they are (--on), or "
+            "count only, with --probe 0"
+        )
+
+
+def processes_here(workers: int, num_shards: int, spec: ClusterSpec) -> int:
+    """Return how many processes are timed side by side: those of the plan, as far as there is room here."""
+    room = (os.cpu_count() or 1) / spec.cpus_per_actor
+    if spec.gpus_per_actor:
+        room = torch.cuda.device_count() / spec.gpus_per_actor
+    return max(1, min(workers, int(room), num_shards))
 
 
 def peak_bytes() -> int:
@@ -133,21 +149,23 @@ class _Prober:
             if share.cut is not None and share.first_rows is not None:
                 first = share.cut(first, share.first_rows, Path(name))
             warm_s, size = self._do(first, Path(name), counter)
-            rows, seconds, sizes = 0, 0.0, 0
+            rows, seconds, packed_rows = 0, 0.0, first.rows
             for piece in others:
-                if seconds + warm_s >= limit_s:
+                left_s = limit_s - warm_s - seconds
+                if rows and left_s <= 0:
                     break
-                row_s = seconds / rows if rows else warm_s / first.rows
                 if share.cut is not None:
-                    piece = share.cut(piece, max(1, int((limit_s - seconds - warm_s) / row_s)), Path(name))
+                    row_s = seconds / rows if rows else warm_s / first.rows
+                    piece = share.cut(piece, max(first.rows, int(left_s / row_s)), Path(name))
                 took_s, written = self._do(piece, Path(name))
-                rows, seconds, sizes = rows + piece.rows, seconds + took_s, sizes + written
+                rows, seconds = rows + piece.rows, seconds + took_s
+                packed_rows, size = packed_rows + piece.rows, size + written
         if not rows:  # there was no time for more
-            rows, seconds, sizes = first.rows, warm_s, size
+            rows, seconds = first.rows, warm_s
         return Timed(
             rows=rows,
             row_s=seconds / rows,
-            row_bytes=sizes / rows,
+            row_bytes=size / packed_rows,
             row_flop=counter.get_total_flops() / first.rows,
             peak_bytes=peak_bytes(),
         )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cisray.config import data_path, data_root
 from cisray.errors import InputError
-from cisray.flows.plan import SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
+from cisray.flows.plan import COMMAND_S, SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
 from cisray.flows.plan_probe import Piece, Pieces, Probed, probe_workers, processes_here
 from cisray.flows.score_job import ScoreJob
 from cisray.flows.score_plan import plan_blocks, planned_path
@@ -64,7 +64,7 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
                 contig_names=_contig_names(variants, reference, planned["contigs"]),
                 staging=staging,
             )
-            shares = _shares(blocks, processes_here(workers, len(blocks)), job.engine.batch_size)
+            shares = _shares(blocks, processes_here(workers, len(blocks), job.cluster), job.engine.batch_size)
             probed = probe_workers(partial(Scorer, plan), shares, spec=job.cluster, limit_s=spec.probe_s)
     sources = [variants.path, reference.path, *bundle_dirs]
     figures = _counts(planned, blocks, workers, sum(_size(path) for path in sources))
@@ -89,7 +89,7 @@ def _size(path: Path) -> int:
 def _shares(blocks: Sequence[Piece], processes: int, batch_size: int) -> list[Pieces]:
     """Deal blocks from all over the file to processes; the first is cut to the rows of two batches."""
     step = max(1, len(blocks) // (processes * MOST_TIMED))
-    spread = blocks[::step]
+    spread = list(blocks)[::step]
     return [
         Pieces((spread[number::processes] * 2)[:MOST_TIMED], 2 * (batch_size - 1), cut_block)
         for number in range(processes)
@@ -126,6 +126,7 @@ def _costs(
     seconds = [block.rows * probed.row_s / spec.speed for block in blocks]
     timed = f"{probed.rows:,} variants were scored here by {probed.processes} processes side by side"
     phases = [
+        Phase("to start the command", COMMAND_S["score"]),
         Phase("to read the variants", laid_out_s),
         Phase("until workers are ready", probed.ray_s + probed.opening_s),
         Phase(f"of work on {workers} workers", makespan_s(seconds, workers)),

@@ -16,6 +16,7 @@ from cisray.config import data_path, data_root
 from cisray.errors import InputError
 from cisray.files import file_digest
 from cisray.flows.cluster import cluster
+from cisray.flows.publishing import open_output, published
 from cisray.flows.score_export import export
 from cisray.flows.score_job import ScoreJob
 from cisray.flows.score_plan import plan_blocks, planned_path
@@ -28,11 +29,13 @@ from cisray.flows.score_worker import (
     score_names,
     tolerance_of,
 )
-from cisray.flows.shards import RECEIPTS, Receipts, Task, file_identity, open_staging, run_tasks
+from cisray.flows.shards import RECEIPTS, Receipts, Task, file_identity, run_tasks, unchanged
+from cisray.flows.visibility import check_visible
 from cisray.genome.contigs import map_contigs
 from cisray.genome.reference import Reference, check_same_genome
 from cisray.genome.variant_selection import ALL_ROWS, SelectedVariants, contigs_of, select_variants
 from cisray.progress import Progress, Report, silent
+from cisray.remote import place_of_out
 from cisray.scoring.alleles import Status
 from cisray.scoring.calibration import Settings, calibration_paths, read_calibration
 from cisray.scoring.effects import SCORES, check_scores, make_measure, resolve_scores
@@ -89,13 +92,12 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
     Raises:
         InputError: the variants are truncated, the genome is not the model's, or a setting does not fit the model.
     """
-    out = Path(job.out).absolute()
     job = dataclasses.replace(job, data_dir=data_root(job.data_dir))  # workers may have another environment
     run = _check(job, models)
-    staging = open_staging(out, _plan(run))
+    staging = open_output(job.out, _plan(run))
     if staging is None:
-        export(job, out)
-        return out
+        export(job, place_of_out(job.out))
+        return published(job.out)
     started = time.monotonic()
     planned = plan_blocks(staging.path, run.variants, block_rows=job.block_rows, windows=job.windows, report=report)
     report(Progress("read variants", planned["rows"], planned["rows"], "rows", note=_forecast(run, planned["rows"])))
@@ -106,17 +108,26 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
         )
         for number in range(planned["blocks"])
     ]
-    plan = ScorerPlan(job=job, bundle_dirs=tuple(models), contig_names=contig_names, staging=staging.path)
+    files = (job.fasta, *_genome_files(job).values())
+    plan = ScorerPlan(
+        job=job,
+        bundle_dirs=tuple(models),
+        contig_names=contig_names,
+        staging=staging.path,
+        files=files,
+        identities=tuple(file_identity(data_path(name, job.data_dir)) for name in files),
+    )
     earlier = {task.name for task in tasks if (staging.path / RECEIPTS / f"{task.name}.json").exists()}
-    with cluster(job.cluster):
+    with unchanged([data_path(name, job.data_dir) for name in files], plan.identities), cluster(job.cluster):
+        check_visible(_read_by_workers(run, models), staging.path, need=job.cluster.need)
         receipts = run_tasks(
             tasks, partial(Scorer, plan), staging=staging, cluster=job.cluster, stage="score", report=report
         )
     write_manifest(staging.path, _make_manifest(run, receipts, planned=planned, contig_names=contig_names))
     write_run(staging.path, _run_record(job, receipts, earlier=earlier, seconds=time.monotonic() - started))
     staging.finish()
-    export(job, out)
-    return out
+    export(job, staging.out)
+    return published(job.out)
 
 
 def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
@@ -238,17 +249,24 @@ def _plan(run: _Run) -> dict[str, Any]:
         "variants": file_identity(run.variants.path),
         "cisray": __version__,
     }
-    mask = parse_mask(job.mask)
-    for name, file in (
-        ("annotation", job.genes.annotation),
-        ("regions", job.subset.regions_bed),
-        ("mask", mask.argument if mask.kind == "bed" else None),
-    ):
-        if file is not None:
-            plan[name] = file_identity(data_path(file, job.data_dir))
+    files = _genome_files(job) | ({"regions": job.subset.regions_bed} if job.subset.regions_bed is not None else {})
+    for name, file in files.items():
+        plan[name] = file_identity(data_path(file, job.data_dir))
     if job.calibration is not None:
         plan["calibration"] = file_digest(calibration_paths(run.first.path, job.calibration)[0])
     return plan
+
+
+def _genome_files(job: ScoreJob) -> dict[str, str]:
+    """Return the files beside the genome that workers read, by role."""
+    mask = parse_mask(job.mask)
+    files = {"annotation": job.genes.annotation, "mask": mask.argument if mask.kind == "bed" else None}
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def _read_by_workers(run: _Run, models: Mapping[Path, ModelSource]) -> list[Path]:
+    files = (data_path(file, run.job.data_dir) for file in _genome_files(run.job).values())
+    return [run.reference.path, *models, *files]
 
 
 def _contig_names(run: _Run, seen: Sequence[str]) -> dict[str, str]:

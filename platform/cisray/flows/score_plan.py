@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cisray.files import file_digest, read_json, write_json, written_whole
+from cisray.files import file_digest, full_disk_told, read_json, write_json, written_whole
 from cisray.flows.shards import PLANNED
 from cisray.genome.variant_selection import SelectedVariants
 from cisray.genome.variants import Variant
@@ -94,7 +94,8 @@ def _sorted_rows(variants: Iterable[Variant], contigs: dict[str, int], folder: P
     parts = []
     for number, part in _batched(variants, RUN_ROWS):
         path = folder / f"{number:05d}.parquet"
-        pq.write_table(variants_table(sorted(part, key=place)), path, row_group_size=ROWS_READ)
+        with full_disk_told(path):
+            pq.write_table(variants_table(sorted(part, key=place)), path, row_group_size=ROWS_READ)
         parts.append(path)
     while len(parts) > MOST_MERGED:  # of very many parts, some make one first, so that few files are open at once
         some, parts = parts[:MOST_MERGED], parts[MOST_MERGED:]
@@ -107,7 +108,7 @@ def _sorted_rows(variants: Iterable[Variant], contigs: dict[str, int], folder: P
 
 
 def _write_rows(rows: Iterable[Variant], path: Path) -> None:
-    with pq.ParquetWriter(path, variants_table([]).schema) as file:
+    with full_disk_told(path), pq.ParquetWriter(path, variants_table([]).schema) as file:
         for _, some in _batched(rows, ROWS_READ):
             file.write_table(variants_table(some))
 

@@ -21,6 +21,7 @@ from cisray.datasets.loci.regions import NO_SPANS, Spans, load_spans
 from cisray.errors import InputError
 from cisray.files import file_digest, written_whole
 from cisray.flows.score_job import ScoreJob
+from cisray.flows.shards import check_unchanged
 from cisray.genome.genes import Gene, GenePart, Genes, read_genes
 from cisray.genome.reference import Reference
 from cisray.genome.variants import Variant
@@ -46,6 +47,10 @@ class ScorerPlan:
     contig_names: Mapping[str, str]
     """The variants file's contigs -> the genome's."""
     staging: Path
+    files: tuple[str, ...] = ()
+    """What the job names of files that a worker reads: the genome, and what is beside it."""
+    identities: tuple[Mapping[str, Any], ...] = ()
+    """What they were when the run was planned."""
 
 
 class Found(NamedTuple):
@@ -125,9 +130,16 @@ class Scorer:
             path = data_path(job.genes.annotation, job.data_dir)
             self._genes = read_genes(path, self._reference.contig_lengths, biotypes=job.genes.biotypes)
         self._near_genes = functools.lru_cache(maxsize=4096)(self._find_genes)
+        paths = [data_path(name, job.data_dir) for name in plan.files]
+        self._check_inputs = functools.partial(check_unchanged, paths, plan.identities)
 
     def work(self, values: dict[str, Any]) -> tuple[pa.Table, dict[str, Any]]:
-        """Score one block; the facts are its counts, its noise floor, its guard and the engine's time."""
+        """Score one block; the facts are its counts, its noise floor, its guard and the engine's time.
+
+        Raises:
+            InputError: batches are too large for the device, the disk is full, or a file that is read has changed.
+        """
+        self._check_inputs()
         planned = pq.ParquetFile(values["planned"]).read()
         columns = [planned[name].to_pylist() for name in Variant._fields]
         variants = list(map(Variant._make, zip(*columns, strict=True)))
@@ -161,6 +173,7 @@ class Scorer:
             "first": min(variant.record_index for variant in variants),
             "last": max(variant.record_index for variant in variants),
         }
+        self._check_inputs()
         if self._genes is not None:
             genes = self._gene_rows(placed, scored, found, first_masks, variants, contigs)
             facts |= self._write_genes(genes, f"{GENES_DIR}/{Path(values['planned']).name}")

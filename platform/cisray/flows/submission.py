@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import cisray
+from cisray.addresses import holds_password, redacted
 from cisray.errors import InputError
 
 SENT_ALONG = ("CISRAY_DATA", "MLFLOW_TRACKING_URI")
@@ -113,6 +114,12 @@ def submit(client: JobSubmissionClient, arguments: Sequence[str], *, folder: Pat
 
 def entrypoint(arguments: Sequence[str], *, folder: Path, run_dir: str) -> str:
     """Return the shell's line that runs `cisray ARGUMENTS` on the cluster: job files are those that were sent."""
+    for argument in arguments:
+        if holds_password(argument):
+            raise InputError(
+                f"{redacted(argument)}: was given with a password or a token, which everyone who lists the cluster's "
+                "jobs would read; take it out: credentials come from the environment of the cluster's machines"
+            )
     words = [_sent_path(argument, folder) or shlex.quote(argument) for argument in arguments]
     missing = shlex.quote(
         f"cisray: the cluster's head has no folder {run_dir}, where relative paths would begin; name one with --in, on "
@@ -128,10 +135,12 @@ def sent_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a job gets; raise InputError for a store whose address holds a password."""
     sent = {name: environment[name] for name in SENT_ALONG if name in environment}
     for name, value in sent.items():
-        if urlsplit(value).password:
+        parts = urlsplit(value)
+        # a token may stand in the place of a user of an HTTP server
+        if holds_password(value) or (parts.scheme in _DEFAULT_PORTS and parts.username):
             raise InputError(
-                f"{name} holds a password, which everyone who lists the cluster's jobs would read; set {name} in the "
-                "environment of the cluster's machines instead, and unset it here"
+                f"{name} holds a password or a token, which everyone who lists the cluster's jobs would read; set it "
+                "in the environment of the cluster's machines instead, and unset it here"
             )
     return sent
 
@@ -179,6 +188,11 @@ def _sent_path(argument: str, folder: Path) -> str | None:
         raise InputError(
             f"{path} lies outside of {folder}, which is what is sent to the cluster; start the command in a folder "
             "that holds the job file"
+        )
+    if holds_password(path.read_text(encoding="utf-8", errors="replace")):
+        raise InputError(
+            f"{path}: holds a password in an address, and would be sent with it; take it out: credentials come from "
+            "the environment of the cluster's machines"
         )
     return '"$sent"/' + shlex.quote(path.resolve().relative_to(folder.resolve()).as_posix())
 

@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from cisray import __version__
 from cisray.config import STRICT, check_settings
 from cisray.errors import InputError
-from cisray.files import file_digest, read_json, write_json, written_whole
+from cisray.files import file_digest, read_json, within, write_json, written_whole
 from cisray.scoring.effects import SCORES
 from cisray.scoring.knots import KnotCollector
 from cisray.scoring.manifest import Manifest
@@ -302,5 +302,7 @@ def calibration_paths(bundle_dir: Path, name: str) -> tuple[Path, Path]:
     """Return where a calibration's card and its knots stand; raise InputError for a name that is no file's."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f"calibration {name!r}: a name becomes a file; wanted letters, digits, '-', '_' and '.'")
-    folder = bundle_dir / CALIBRATION_DIR
-    return folder / f"{name}.json", folder / f"{name}.safetensors"
+    card_path, knots_path = (
+        within(bundle_dir, f"{CALIBRATION_DIR}/{name}.{ending}", what="bundle") for ending in ("json", "safetensors")
+    )
+    return card_path, knots_path

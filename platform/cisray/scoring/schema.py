@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cisray.errors import InputError
-from cisray.files import file_digest
+from cisray.files import file_digest, within
 from cisray.scoring.manifest import (
     MANIFEST_NAME,
     Block,
@@ -178,7 +178,7 @@ def _track_metadata(schema: pa.Schema) -> list[bytes | None]:
 
 
 def _block_path(folder: Path, block: Block) -> Path:
-    path = folder / block.name
+    path = within(folder, block.name, what="score table")
     if not path.exists():
         raise InputError(f"{path}: listed in {MANIFEST_NAME} but missing; score again")
     return path
