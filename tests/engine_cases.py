@@ -15,6 +15,7 @@ from cisray.models.basset import BassetConfig
 from cisray.models.bpnet import BPNetConfig
 from cisray.models.danq import DanQConfig
 from cisray.models.deepbind import DeepBindConfig
+from cisray.models.framepool import FramePoolConfig
 from cisray.models.outputs import apply_link
 from cisray.scoring.engine import Engine, EngineSpec
 from cisray.scoring.readout import Model
@@ -53,6 +54,7 @@ CONFIGS = {
         Geometry(window_bp=200, bin_bp=200),
     ),
     "deepbind": (DeepBindConfig(motifs=4, motif_width=9), Geometry(window_bp=101, bin_bp=101)),
+    "framepool": (FramePoolConfig(channels=4, hidden_units=5), Geometry(window_bp=101, bin_bp=101)),
     "kmer_ridge": (
         KmerRidgeConfig(k=2, contexts_bp=(16, 64)),
         Geometry(window_bp=256, bin_bp=16, crop_bins=2),

@@ -10,7 +10,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from cisray.flows.train_job import TrainJob
 from cisray.geometry import Geometry
 from cisray.progress import Progress
 from cisray.tracking import is_registered, send_kept, tracked_run
+from loopback import free_ports
 from whole_program import JOBS
 
 pytestmark = [
@@ -43,12 +43,6 @@ pytestmark = [
 ]
 DEPLOYMENT = Path(__file__).parents[2] / "infra" / "kubernetes" / "base" / "mlflow.yaml"
 PASSWORD = "p" + secrets.token_hex(12)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def wait_until(is_so, process, log, *, seconds=300):
@@ -82,7 +76,7 @@ def database():
         capture_output=True,
         **options,
     )
-    port, log = free_port(), folder / "log"
+    (port,), log = free_ports(1), folder / "log"
     settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
     command = ["postgres", "-D", "data", *(f"--{name}={value}" for name, value in settings.items())]
     with log.open("w") as out:
@@ -116,7 +110,7 @@ class Server:
         store = given["MLFLOW_BACKEND_STORE_URI"].replace("$(POSTGRES_PASSWORD)", PASSWORD)
         given["MLFLOW_BACKEND_STORE_URI"] = store.replace("postgres:5432", database)
         given["MLFLOW_ARTIFACTS_DESTINATION"] = str(folder / "artifacts")
-        self.port, self.log, self.artifacts = free_port(), folder / "log", folder / "artifacts"
+        (self.port,), self.log, self.artifacts = free_ports(1), folder / "log", folder / "artifacts"
         self.uri, self._process = f"http://127.0.0.1:{self.port}", None
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         self._environment = kept | given

@@ -15,6 +15,7 @@ import pytest
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from killing import wait_for
+from loopback import free_ports
 
 pytestmark = pytest.mark.ray
 # Every process of the cluster reads it: Ray would replace a loopback address by the machine's own.
@@ -110,15 +111,6 @@ ray.shutdown()
 nodes.shutdown()
 """
 )
-
-
-def free_ports(number):
-    """Return ports of this machine that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def autoscaling(port):

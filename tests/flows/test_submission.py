@@ -14,6 +14,7 @@ import pytest
 
 from cisray.errors import InputError
 from cisray.flows.submission import connect, entrypoint, sent_environment
+from loopback import free_ports
 
 pytestmark = pytest.mark.ray
 JOB = Path(__file__).parents[2] / "jobs" / "tiny" / "dataset.toml"
@@ -22,15 +23,6 @@ ON_LOOPBACK = """
 from ray._private import services
 services.resolve_ip_for_localhost = lambda host: host
 """
-
-
-def free_ports(number):
-    """Return ports of this machine that nobody listens on; Ray's own are fixed, and another cluster's too."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class Head(NamedTuple):

@@ -17,6 +17,7 @@ from cisray.models.danq import DanQConfig
 from cisray.models.deepbind import DeepBindConfig
 from cisray.models.deepsea import DeepSEAConfig
 from cisray.models.expecto import ExPectoConfig
+from cisray.models.framepool import FramePoolConfig
 from cisray.models.outputs import ProfileAndCount, apply_link
 from cisray.models.reach import check_geometry
 from cisray.models.tbinet import TBiNetConfig
@@ -29,6 +30,7 @@ PARAMETERS = {
     "danq": 46_926_479,
     "expecto": 149_536_251,
     "tbinet": 35_566_795,
+    "framepool": 283_137,
     "bpnet": 130_960,
     "chrombpnet": 6_377_986,
     "basenji2018": 15_190_636,
@@ -43,6 +45,7 @@ SMALL = {
     "danq": (DanQConfig(channels=3, lstm_units=2, hidden_units=4), WHOLE),
     "tbinet": (TBiNetConfig(channels=2, lstm_units=2, attention_units=3, hidden_units=4), WHOLE),
     "expecto": (ExPectoConfig(channels=(3, 4, 5), hidden_units=4), Geometry(window_bp=400, bin_bp=400)),
+    "framepool": (FramePoolConfig(channels=3, hidden_units=4), WHOLE),
     "bpnet": (BPNetConfig(channels=4, dilated_layers=3), Geometry(window_bp=300, bin_bp=1)),
     "chrombpnet": (
         BPNetConfig(channels=4, dilated_layers=3, padding="valid"),

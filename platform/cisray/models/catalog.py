@@ -22,6 +22,7 @@ from cisray.models.danq import DanQConfig, build_danq
 from cisray.models.deepbind import DeepBindConfig, build_deepbind
 from cisray.models.deepsea import DeepSEAConfig, build_deepsea
 from cisray.models.expecto import ExPectoConfig, build_expecto
+from cisray.models.framepool import FramePoolConfig, build_framepool
 from cisray.models.heads import head_sizes
 from cisray.models.layers import Network, one_hot
 from cisray.models.tbinet import TBiNetConfig, build_tbinet
@@ -38,6 +39,7 @@ NetworkConfig = (
     | DeepSEAConfig
     | enformer.EnformerConfig
     | ExPectoConfig
+    | FramePoolConfig
     | TBiNetConfig
 )
 """Any network's configuration, told apart by its `architecture` key."""
@@ -54,6 +56,7 @@ BUILDERS: dict[type, Callable[..., Network]] = {
     DeepSEAConfig: build_deepsea,
     enformer.EnformerConfig: enformer.build_enformer,
     ExPectoConfig: build_expecto,
+    FramePoolConfig: build_framepool,
     TBiNetConfig: build_tbinet,
 }
 
@@ -133,6 +136,13 @@ ARCHITECTURES = (
         geometry=_LABELS_OF_1000_BP,
         num_tracks=690,
         paper="Park et al. 2020, Scientific Reports 10:13413",
+    ),
+    Architecture(
+        name="framepool",
+        config=FramePoolConfig(),
+        geometry=Geometry(window_bp=50, bin_bp=50),
+        num_tracks=1,
+        paper="Karollus, Avsec and Gagneur 2021, PLoS Computational Biology 17:e1008982",
     ),
     Architecture(
         name="bpnet",
