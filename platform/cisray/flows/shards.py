@@ -244,6 +244,7 @@ def run_tasks(
                 raise RuntimeError(f"task {outcome['name']} reported success but left no receipt")
             done.add(outcome["name"])
             report(Progress(stage, len(done), len(tasks), "shards", rate.after(outcome)))
+    shutil.rmtree(staging.path / BEGUN, ignore_errors=True)
     return Receipts(staging.path, [task.name for task in tasks])
 
 
@@ -304,7 +305,7 @@ def _begin(staging: Path, task: Task) -> Path:
     """Count one more attempt at a task, in the size of a file; raise InputError where too many died of it."""
     begun = staging / BEGUN / task.name
     with full_disk_told(begun):
-        begun.parent.mkdir(exist_ok=True)
+        begun.parent.mkdir(parents=True, exist_ok=True)
         with begun.open("a") as handle:
             handle.write(".")
     deaths = begun.stat().st_size - 1
