@@ -17,7 +17,7 @@ SECRETS = [
     ("https://b.host/x?X-Amz-Signature=s3cr3t&v=1", "https://b.host/x?X-Amz-Signature=...&v=1"),
 ]
 PLAIN = [
-    "sqlite:////work/runs/mlflow.db",
+    "sqlite:////data/runs/mlflow.db",
     "http://127.0.0.1:5000",
     "models:/yeast@champion",
     "s3://bucket/folder/file.bw?versionId=3",

@@ -203,6 +203,8 @@ def test_a_model_is_fetched_by_alias_by_version_and_by_path(open_run, make_bundl
     folder = make_bundle(1)
     by_path = fetch_model(str(folder))
     assert (by_path.bundle_dir, by_path.uri, by_path.version) == (folder, str(folder), None)
+    by_uri = fetch_model(f"file://{folder}")
+    assert (by_uri.bundle_dir, by_uri.uri, by_uri.version) == (folder, f"file://{folder}", None)
 
 
 def test_figures_of_thousands_of_tracks_are_recorded_in_a_few_requests(store, open_run, make_bundle, monkeypatch):

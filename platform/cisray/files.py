@@ -17,7 +17,7 @@ from cisray.errors import InputError
 SAMPLES = 16
 SAMPLE_BYTES = 64 << 10
 # A disk, or a user's share of it, is used up.
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def full_disk_told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # errors of Arrow and shutil may have no number, but all hold the system's words
-        if not any(os.strerror(number) in str(error) for number in _FULL):
+        if not any(os.strerror(number) in str(error) for number in FULL_DISK):
             raise
         disk = shutil.disk_usage(next(folder for folder in path.parents if folder.exists()))
         raise InputError(

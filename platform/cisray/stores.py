@@ -3,7 +3,6 @@
 Credentials come from the environment, by the rules of each store's own library; they stand in no URI.
 """
 
-import errno
 import functools
 import os
 import re
@@ -25,6 +24,7 @@ from pyarrow import fs
 from cisray import __version__
 from cisray.addresses import holds_password, redacted
 from cisray.errors import InputError
+from cisray.files import FULL_DISK
 
 # A store that does not answer is told within a minute; a slow one is waited for.
 CONNECT_S = 5
@@ -33,7 +33,6 @@ MOST_ATTEMPTS = 3
 RETRY_GCS_S = 10
 COPY_BYTES = 16 << 20
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HINTS = {
     "s3": "credentials come from the environment (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), the "
     "address of a store other than AWS from AWS_ENDPOINT_URL",
@@ -155,7 +154,7 @@ def told(place: Place, done: str) -> Iterator[None]:
 def _complaint(uri: str, scheme: str, done: str, error: Exception) -> InputError:
     said = " ".join(str(error).split())[:400] or type(error).__name__
     of_web = isinstance(error, urllib.error.URLError)  # whose filename is the address
-    is_of_disk = isinstance(error, OSError) and (error.errno in _FULL or isinstance(error.filename, str))
+    is_of_disk = isinstance(error, OSError) and (error.errno in FULL_DISK or isinstance(error.filename, str))
     if done == "read" and is_of_disk and not of_web:
         return InputError(
             f"{uri}: cannot be kept in the cache ({said}); make room there, or name another folder in the environment "

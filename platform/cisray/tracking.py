@@ -38,6 +38,7 @@ from cisray.mlflow_store import (
 )
 from cisray.outbox import Outbox, Record, StoreAwayError, read_kept
 from cisray.progress import Progress
+from cisray.remote import local_path
 from cisray.scoring.manifest import ModelSource
 
 CHAMPION = "champion"
@@ -267,13 +268,13 @@ def _kept_path(out: Path) -> Path:
 
 
 def fetch_model(address: str) -> FetchedModel:
-    """Return a bundle by its folder, or by a registered model's address.
+    """Return a bundle by its folder, by its URI, from which it is fetched, or by a registered model's address.
 
     Raises:
         InputError: there is no such folder, model, version or alias.
     """
     if not address.startswith("models:/"):
-        path = Path(address).absolute()
+        path = local_path(address)
         if not (path / "model.json").exists():
             raise InputError(
                 f"{path}: not a bundle (no model.json in it); train one, or name a registered model, "

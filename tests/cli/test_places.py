@@ -1,6 +1,6 @@
 import pytest
 
-from cisray.cli.places import bundle_address, own_folder, shown_place
+from cisray.cli.places import own_folder, shown_place
 from cisray.errors import InputError
 
 
@@ -14,16 +14,6 @@ def test_a_folder_is_found_from_where_the_verb_is_called(tmp_path, monkeypatch):
 def test_a_uri_is_refused_with_or_without_its_second_slash(out):
     with pytest.raises(InputError, match=rf"^out: {out} is a URI, and this verb writes to folders; name a folder, and"):
         own_folder(out)
-
-
-def test_addresses_of_bundles_that_are_no_uri_stay():
-    assert bundle_address("models:/yeast@champion") == "models:/yeast@champion"
-    assert bundle_address("runs/yeast") == "runs/yeast"
-
-
-def test_a_bundle_at_a_uri_is_fetched(tmp_path):
-    (tmp_path / "model").mkdir()
-    assert bundle_address(f"file://{tmp_path}/model") == f"{tmp_path}/model"
 
 
 def test_an_output_is_told_as_it_was_named(tmp_path):

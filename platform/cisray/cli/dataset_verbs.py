@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cisray.cli.options import JobFile, Overrides, open_console
-from cisray.cli.places import bundle_address, own_folder, shown_place
+from cisray.cli.places import own_folder, shown_place
 
 if TYPE_CHECKING:
     from cisray.flows.build import Forecast
@@ -96,7 +96,7 @@ def mine(
     own_folder(out)
     job = load_job(job_path, PeaksJob, overrides or ())
     spec = check_settings({"num_loci": num_loci, "min_score": min_score}, MiningSpec, source="cisray mine")
-    bundle_dir = fetch_model(bundle_address(model)).bundle_dir
+    bundle_dir = fetch_model(model).bundle_dir
     with progress_bars(open_console()) as report:
         mined = mine_negatives(job, bundle_dir, out, spec, earlier=earlier, report=report)
     print(f"windows scored: {mined.num_scored:,}, of which {mined.num_false:,} are false positives")

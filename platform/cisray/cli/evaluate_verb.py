@@ -7,7 +7,7 @@ import typer
 
 from cisray.cli.option_groups import with_options
 from cisray.cli.options import STRANDS, open_console
-from cisray.cli.places import bundle_address, shown_place
+from cisray.cli.places import shown_place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,10 +87,10 @@ def evaluate(
     from cisray.tracking import fetch_model, record_evaluation
 
     settings = {
-        "model": str(fetch_model(bundle_address(model)).bundle_dir),
+        "model": str(fetch_model(model).bundle_dir),
         "dataset": str(local_path(dataset)),
         "head": options.head,
-        "beside": str(fetch_model(bundle_address(options.beside)).bundle_dir) if options.beside else None,
+        "beside": str(fetch_model(options.beside).bundle_dir) if options.beside else None,
         "strands": STRANDS[options.rc],
         "genes": _gene_settings(options),
         "ceiling": _parse_ceiling(options.ceiling or []),

@@ -8,7 +8,7 @@ import typer
 
 from cisray.cli.option_groups import with_options
 from cisray.cli.options import STRANDS, open_console
-from cisray.cli.places import bundle_address, own_folder
+from cisray.cli.places import own_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def importance(
 
     own_folder(out)
     settings = {
-        "model": str(fetch_model(bundle_address(model)).bundle_dir),
+        "model": str(fetch_model(model).bundle_dir),
         "dataset": str(local_path(dataset)),
         "out": str(out),
         "split": options.split,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cisray.cli.options import JobFile, Overrides, open_console
-from cisray.cli.places import bundle_address, own_folder, shown_place
+from cisray.cli.places import own_folder, shown_place
 
 if TYPE_CHECKING:
     from cisray.progress import Progress
@@ -30,7 +30,7 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
     out = fetched_output(job.out)
     datasets = {head: local_path(path) for head, path in job.sources.items()}
     cards = {head: read_card(path) for head, path in datasets.items()}
-    start_dir = fetch_model(bundle_address(job.start.model)).bundle_dir if job.start.model else None
+    start_dir = fetch_model(job.start.model).bundle_dir if job.start.model else None
     trained = run(job, start_dir=start_dir) if (out / "model.json").exists() else None
     if trained is not None and is_registered(bundle_digest(out)):
         print(f"already trained and registered: {shown_place(job.out, out)}")

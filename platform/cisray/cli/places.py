@@ -1,18 +1,10 @@
-"""Where verbs find bundles and put results, when a URI says it."""
+"""Where verbs put results, and what they tell of it, when a URI says it."""
 
 import re
 from pathlib import Path
 
 # A path typed as s3://bucket/x may have lost a slash on its way through pathlib.
 _LIKE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def bundle_address(address: str) -> str:
-    """Return a model's address as `fetch_model` takes it: a bundle at a URI is fetched, the rest stays as it is."""
-    from cisray.remote import local_path
-    from cisray.stores import is_uri
-
-    return str(local_path(address)) if is_uri(address) else address
 
 
 def own_folder(out: str | Path) -> Path:

@@ -102,12 +102,10 @@ def _plan_sweep(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "
 
 
 def _plan_score(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "list[JobPlan]":
-    from cisray.cli.places import bundle_address
     from cisray.config import load_job
     from cisray.flows.plan_score import plan_score
     from cisray.flows.score_job import ScoreJob
     from cisray.tracking import fetch_models
 
     job = load_job(job_path, ScoreJob, overrides)
-    addresses = [bundle_address(address) for address in (job.model, *job.ensemble)]
-    return [plan_score(job, spec, list(fetch_models(addresses, head=job.head)))]
+    return [plan_score(job, spec, list(fetch_models([job.model, *job.ensemble], head=job.head)))]

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cisray.cli.options import JobFile, Overrides, open_console
-from cisray.cli.places import bundle_address, own_folder, shown_place
+from cisray.cli.places import own_folder, shown_place
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from cisray.flows.score_job import ScoreJob
-    from cisray.scoring.manifest import ModelSource
 
 
 def score(job_path: JobFile, overrides: Overrides = None) -> None:
@@ -26,10 +23,10 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.score_job import ScoreJob
     from cisray.reports.console import progress_bars
     from cisray.scoring.manifest import MANIFEST_NAME
-    from cisray.tracking import send_kept, tracked_run
+    from cisray.tracking import fetch_models, send_kept, tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
-    models = _fetch_models(job)
+    models = fetch_models([job.model, *job.ensemble], head=job.head)
     out = fetched_output(job.out)
     if (out / MANIFEST_NAME).exists():
         run(job, models=models)  # done by this very job, or refused
@@ -63,13 +60,13 @@ def calibrate(
     from cisray.flows.score_job import ScoreJob
     from cisray.reports.console import progress_bars
     from cisray.stores import is_uri
-    from cisray.tracking import keep_calibration, tracked_run
+    from cisray.tracking import fetch_models, keep_calibration, tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
     out = own_folder(job.out)
     if is_uri(job.model):
         raise InputError(f"model: {job.model}: a calibration is kept with its bundle; fetch that, and name its folder")
-    models = _fetch_models(job)
+    models = fetch_models([job.model, *job.ensemble], head=job.head)
     console = open_console()
     with (
         tracked_run(
@@ -84,20 +81,6 @@ def calibrate(
     print(f"calibration {name}: {card_path}")
     for address in kept:
         print(f"kept with: {address}")
-
-
-def _fetch_models(job: "ScoreJob") -> "dict[Path, ModelSource]":
-    """Return the bundles of a job by their folders, each named in the score table as the job names it."""
-    import dataclasses
-
-    from cisray.tracking import fetch_models
-
-    addresses = [job.model, *job.ensemble]
-    found = fetch_models([bundle_address(address) for address in addresses], head=job.head)
-    return {
-        folder: dataclasses.replace(source, uri=address)
-        for (folder, source), address in zip(found.items(), addresses, strict=True)
-    }
 
 
 def _totals(scores_dir: Path) -> dict[str, float]:

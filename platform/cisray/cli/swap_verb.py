@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cisray.cli.options import JobFile, Overrides, open_console
-from cisray.cli.places import bundle_address, own_folder
+from cisray.cli.places import own_folder
 
 if TYPE_CHECKING:
     from cisray.progress import Progress
@@ -26,7 +26,7 @@ def swap(job_path: JobFile, overrides: Overrides = None) -> None:
     job = load_job(job_path, SwapJob, overrides or ())
     out = own_folder(job.out)
     start = job.example.start.model
-    start_dir = fetch_model(bundle_address(start)).bundle_dir if start else None
+    start_dir = fetch_model(start).bundle_dir if start else None
     if (out / SWAP_NAME).exists():
         run(job, start_dir=start_dir)  # done by this very job, or refused
         send_kept(out)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Self
 
 from cisray.cli.options import JobFile, Overrides, open_console
-from cisray.cli.places import bundle_address, own_folder
+from cisray.cli.places import own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ def sweep(job_path: JobFile, overrides: Overrides = None) -> None:
     out = own_folder(job.out)
     example = job.example
     cards = {head: read_card(local_path(path)) for head, path in example.sources.items()}
-    start_dir = fetch_model(bundle_address(example.start.model)).bundle_dir if example.start.model else None
+    start_dir = fetch_model(example.start.model).bundle_dir if example.start.model else None
     if (out / SWEEP_NAME).exists():
         run(job, start_dir=start_dir)  # done by this very job, or refused
         if is_registered(bundle_digest(out / "winner")):

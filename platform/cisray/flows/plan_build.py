@@ -11,8 +11,8 @@ from cisray.config import data_root
 from cisray.datasets.loci.folds import Region
 from cisray.datasets.source import PlannedShard
 from cisray.flows.build import Builder, BuildJob, TableJob, open_source
-from cisray.flows.plan import COMMAND_S, SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
-from cisray.flows.plan_probe import Piece, Pieces, Probed, probe_workers, processes_here
+from cisray.flows.plan import Figure, JobPlan, Phase, PlanSpec, time_figure
+from cisray.flows.plan_probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
 from cisray.flows.shards import file_identity
 
 MOST_TIMED = 32
@@ -68,13 +68,7 @@ def _costs(
     """Return the figures of time and memory."""
     seconds = [shard.num_rows * probed.row_s / spec.speed for shard in shards]
     timed = f"{probed.rows:,} rows were built here by {probed.processes} processes side by side"
-    phases = [
-        Phase("to start the command", COMMAND_S["build"]),
-        Phase("to lay out the work", laid_out_s),
-        Phase("until workers are ready", probed.ray_s + probed.opening_s),
-        Phase(f"of work on {workers} workers", makespan_s(seconds, workers)),
-        Phase("of the driver", SHARD_S * len(shards)),
-    ]
+    phases = phases_of("build", Phase("to lay out the work", laid_out_s), probed, seconds, workers)
     return [
         Figure("FLOP", 0, "FLOP", "counted", "a build does no arithmetic worth counting"),
         Figure("work", sum(seconds), "seconds", "measured", f"of one worker; {timed}"),

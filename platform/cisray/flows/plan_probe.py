@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cisray.errors import InputError
 from cisray.files import file_digest
 from cisray.flows.cluster import ClusterSpec, cluster
+from cisray.flows.plan import COMMAND_S, SHARD_S, Phase, makespan_s
 from cisray.flows.shards import Worker
 from cisray.flows.spread import result_of
 
@@ -104,6 +105,17 @@ def probe_workers(
         row_flop=fmean(one.row_flop for one in found),
         peak_bytes=max(one.peak_bytes for one in found),
     )
+
+
+def phases_of(verb: str, laid_out: Phase, probed: Probed, pieces_s: Sequence[float], workers: int) -> list[Phase]:
+    """Return the parts of the time of a verb whose workers do pieces, each of which takes so many seconds."""
+    return [
+        Phase("to start the command", COMMAND_S[verb]),
+        laid_out,
+        Phase("until workers are ready", probed.ray_s + probed.opening_s),
+        Phase(f"of work on {workers} workers", makespan_s(pieces_s, workers)),
+        Phase("of the driver", SHARD_S * len(pieces_s)),
+    ]
 
 
 def check_gpus(wanted: float) -> None:

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 
 from cisray.config import data_path, data_root
 from cisray.errors import InputError
-from cisray.flows.plan import COMMAND_S, SHARD_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
-from cisray.flows.plan_probe import Piece, Pieces, Probed, probe_workers, processes_here
+from cisray.flows.plan import Figure, JobPlan, Phase, PlanSpec, time_figure
+from cisray.flows.plan_probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
 from cisray.flows.score_job import ScoreJob
-from cisray.flows.score_plan import plan_blocks, planned_path
+from cisray.flows.score_plan import name_contigs, plan_blocks, planned_path
 from cisray.flows.score_worker import Scorer, ScorerPlan
-from cisray.genome.contigs import map_contigs
 from cisray.genome.reference import Reference
-from cisray.genome.variant_selection import SelectedVariants, contigs_of, select_variants
+from cisray.genome.variant_selection import select_variants
 from cisray.progress import silent
 
 MOST_TIMED = 8
@@ -61,7 +60,7 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
             plan = ScorerPlan(
                 job=dataclasses.replace(job, engine=dataclasses.replace(job.engine, check_rows=0)),
                 bundle_dirs=tuple(bundle_dirs),
-                contig_names=_contig_names(variants, reference, planned["contigs"]),
+                contig_names=name_contigs(variants, reference, planned["contigs"]),
                 staging=staging,
             )
             shares = _shares(blocks, processes_here(workers, len(blocks), job.cluster), job.engine.batch_size)
@@ -71,12 +70,6 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
     if probed is not None:
         figures += _costs(job, blocks, probed, spec, workers, laid_out_s)
     return JobPlan("score", Path(job.variants).name, figures)
-
-
-def _contig_names(variants: SelectedVariants, reference: Reference, seen: Sequence[str]) -> dict[str, str]:
-    lengths = contigs_of(variants.path)
-    occurring = {name: lengths.get(name) for name in seen}
-    return map_contigs(occurring, reference.contig_lengths, source=str(variants.path)).names
 
 
 def _size(path: Path) -> int:
@@ -125,13 +118,7 @@ def _costs(
     rows = sum(block.rows for block in blocks)
     seconds = [block.rows * probed.row_s / spec.speed for block in blocks]
     timed = f"{probed.rows:,} variants were scored here by {probed.processes} processes side by side"
-    phases = [
-        Phase("to start the command", COMMAND_S["score"]),
-        Phase("to read the variants", laid_out_s),
-        Phase("until workers are ready", probed.ray_s + probed.opening_s),
-        Phase(f"of work on {workers} workers", makespan_s(seconds, workers)),
-        Phase("of the driver", SHARD_S * len(blocks)),
-    ]
+    phases = phases_of("score", Phase("to read the variants", laid_out_s), probed, seconds, workers)
     exports = [name for name, wanted in dataclasses.asdict(job.export).items() if wanted]
     beside = f"; exports are not in it: {', '.join(exports)}" if exports else ""
     row = f"{probed.row_bytes:,.0f} bytes of a file per row"

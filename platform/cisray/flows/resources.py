@@ -221,10 +221,11 @@ def num_held(need: Need, nodes: Sequence[Node], *, cpu_count: int) -> int:
 
 def nodes_here() -> list[Node]:
     """Return the living nodes of the cluster that this process has joined."""
-    return [_node_of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [node_of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _node_of(resources: Mapping[str, float]) -> Node:
+def node_of(resources: Mapping[str, float]) -> Node:
+    """Return what a node has, as `ray.nodes` tells its resources."""
     names = sorted(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR))
     memory_gb = resources.get("memory", 0.0) / 2**30
     return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0), memory_gb, tuple(names))

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cisray.flows.cluster import cluster
 from cisray.flows.publishing import open_output, published
 from cisray.flows.score_export import export
 from cisray.flows.score_job import ScoreJob
-from cisray.flows.score_plan import plan_blocks, planned_path
+from cisray.flows.score_plan import name_contigs, plan_blocks, planned_path
 from cisray.flows.score_worker import (
     Scorer,
     ScorerPlan,
@@ -31,9 +31,8 @@ from cisray.flows.score_worker import (
 )
 from cisray.flows.shards import RECEIPTS, Receipts, Task, file_identity, run_tasks, unchanged
 from cisray.flows.visibility import check_visible
-from cisray.genome.contigs import map_contigs
 from cisray.genome.reference import Reference, check_same_genome
-from cisray.genome.variant_selection import ALL_ROWS, SelectedVariants, contigs_of, select_variants
+from cisray.genome.variant_selection import ALL_ROWS, SelectedVariants, select_variants
 from cisray.progress import Progress, Report, silent
 from cisray.remote import place_of_out
 from cisray.scoring.alleles import Status
@@ -101,7 +100,7 @@ def score(job: ScoreJob, *, models: Mapping[Path, ModelSource], report: Report =
     started = time.monotonic()
     planned = plan_blocks(staging.path, run.variants, block_rows=job.block_rows, windows=job.windows, report=report)
     report(Progress("read variants", planned["rows"], planned["rows"], "rows", note=_forecast(run, planned["rows"])))
-    contig_names = _contig_names(run, planned["contigs"])
+    contig_names = name_contigs(run.variants, run.reference, planned["contigs"])
     tasks = [
         Task(
             f"{number:07d}", f"{BLOCKS_DIR}/{number:07d}.parquet", {"planned": str(planned_path(staging.path, number))}
@@ -267,13 +266,6 @@ def _genome_files(job: ScoreJob) -> dict[str, str]:
 def _read_by_workers(run: _Run, models: Mapping[Path, ModelSource]) -> list[Path]:
     files = (data_path(file, run.job.data_dir) for file in _genome_files(run.job).values())
     return [run.reference.path, *models, *files]
-
-
-def _contig_names(run: _Run, seen: Sequence[str]) -> dict[str, str]:
-    """Map the contigs that occur in the variants to the genome's; those without a counterpart are left out."""
-    path, lengths = run.variants.path, contigs_of(run.variants.path)
-    occurring = {name: lengths.get(name) for name in seen}
-    return map_contigs(occurring, run.reference.contig_lengths, source=str(path)).names
 
 
 def _make_manifest(

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 
 from cisray.files import file_digest, full_disk_told, read_json, write_json, written_whole
 from cisray.flows.shards import PLANNED
-from cisray.genome.variant_selection import SelectedVariants
+from cisray.genome.contigs import map_contigs
+from cisray.genome.reference import Reference
+from cisray.genome.variant_selection import SelectedVariants, contigs_of
 from cisray.genome.variants import Variant
 from cisray.progress import Progress, Report
 from cisray.scoring.rows import variants_table
@@ -141,3 +143,10 @@ def _cut(rows: Iterable[Variant], *, block_rows: int, windows: WindowSpec) -> It
         cell = here
     if block:
         yield block
+
+
+def name_contigs(variants: SelectedVariants, reference: Reference, seen: Iterable[str]) -> dict[str, str]:
+    """Map the contigs that occur in the variants to the genome's; those without a counterpart are left out."""
+    lengths = contigs_of(variants.path)
+    occurring = {name: lengths.get(name) for name in seen}
+    return map_contigs(occurring, reference.contig_lengths, source=str(variants.path)).names

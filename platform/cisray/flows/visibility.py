@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cisray.errors import InputError
-from cisray.flows.resources import Need
+from cisray.flows.resources import Need, node_of
 from cisray.remote import default_cache_dir, fetch, origin_of
 
 # A folder that the driver has just made may take so long to appear on another machine of a network file system.
@@ -75,10 +75,10 @@ def check_visible(inputs: Iterable[Path], folder: Path, *, need: Need) -> None:
 
 def _nodes_for(need: Need) -> list[_Node]:
     """Return the living nodes beside the driver's own that have what a worker takes."""
-    found, takes, own = [], need.bundle(), ray.get_runtime_context().get_node_id()
+    found, own = [], ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         is_other = node["Alive"] and node["NodeID"] != own
-        if is_other and all(node["Resources"].get(name, 0.0) >= amount for name, amount in takes.items()):
+        if is_other and not node_of(node["Resources"]).lacks(need):
             address, host = node["NodeManagerAddress"], node["NodeManagerHostname"]
             found.append(_Node(node["NodeID"], f"{address} ({host}, {node['NodeID'][:8]})"))
     return found
