@@ -16,6 +16,7 @@ from cisray.datasets.card import read_card
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.evaluate import EvaluateJob, evaluate
+from cisray.flows.resources import NoRoomError
 from cisray.models.basenji2 import Basenji2Config
 from cisray.training.gene_metrics import GeneSpec
 
@@ -377,9 +378,7 @@ def test_genes_of_labels_or_of_no_window_are_refused(dataset, bundle, annotation
 def test_a_gpu_that_is_not_there_is_asked_for_in_vain(ray_here, dataset, bundle, tmp_path):
     job = EvaluateJob(model=str(bundle), dataset=str(dataset), out=str(tmp_path / "out"), use_gpu=True)
     assert job.resources.gpus_per_actor == 1
-    with pytest.raises(
-        InputError, match="use_gpu: this cluster has no GPU; leave it out, or join a cluster that has one"
-    ):
+    with pytest.raises(NoRoomError, match="a worker takes 1 CPU, 1 GPU, and no node has 1 GPU; there is: 1 node of "):
         evaluate(job)
     assert not (tmp_path / "out").exists()
 

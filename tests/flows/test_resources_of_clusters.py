@@ -1,4 +1,4 @@
-"""A job that waits for a node that an autoscaler starts, on a Ray of its own."""
+"""Jobs that wait: for a node that an autoscaler starts, and for one that died and comes back; each on its own Ray."""
 
 import contextlib
 import json
@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 import ray
 from cisray.flows import resources
 from cisray.flows.cluster import ClusterSpec, cluster
+from cisray.flows.resources import NoRoomError
 from cisray.flows.shards import Task, open_staging, run_tasks
 
 resources.FIRST_SAID_S, resources.SAID_S, resources.LOOK_S = 2.0, 1.0, 0.5
@@ -65,6 +66,44 @@ GROWING = (
 with cluster(ClusterSpec()):
     assert resources.can_grow()
     work(ClusterSpec(actors=1, cpus_per_actor=3), 2)
+"""
+)
+SHRINKING = (
+    WAITING
+    + """
+import threading
+from ray._private import services
+from ray.cluster_utils import Cluster
+
+services.resolve_ip_for_localhost = lambda host: host
+node = {"object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+nodes = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 1, "include_dashboard": False})
+second = nodes.add_node(num_cpus=4, **node)
+ray.init(address=nodes.address, log_to_driver=False)
+
+def run():
+    with cluster(ClusterSpec()):
+        work(ClusterSpec(actors=1, cpus_per_actor=3), 12)
+
+job = threading.Thread(target=run)  # as Ray starts nodes in the main thread only
+job.start()
+while len(list(Path(f"{out}.unfinished").glob("receipts/*.json"))) < 2:
+    time.sleep(0.01)
+nodes.remove_node(second, allow_graceful=False)
+while sum(node["Alive"] for node in ray.nodes()) > 1:
+    time.sleep(0.1)
+told.clear()
+while not told:
+    time.sleep(0.1)
+try:
+    with resources.room_for(ClusterSpec(cpus_per_actor=3).request, process="none", report=print):
+        raise AssertionError("a job that begins now has no room")
+except NoRoomError as error:
+    print("refused:", error, flush=True)
+nodes.add_node(wait=False, num_cpus=4, **node)
+job.join()
+ray.shutdown()
+nodes.shutdown()
 """
 )
 
@@ -150,3 +189,12 @@ def test_where_a_cluster_can_grow_a_job_waits_for_it_and_says_so(growing, tmp_pa
     first, *_ = run(GROWING, tmp_path / "out", growing)
     assert first.startswith("waits for room: a worker takes 3 CPUs; no node has 3 CPUs; there is: 1 node of 1 CPU, ")
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 2
+
+
+def test_where_a_node_dies_a_job_waits_for_another_and_a_new_job_is_refused(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    lines = run(SHRINKING, tmp_path / "out", environment)
+    waits = "waits for room: a worker takes 3 CPUs; no node has 3 CPUs; there is: 1 node of 1 CPU, "
+    assert any(line.startswith(waits) for line in lines)
+    assert any(line.startswith("refused: a worker takes 3 CPUs, and no node has 3 CPUs") for line in lines)
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 12

@@ -11,6 +11,8 @@ import pytest
 
 from cisray.flows.build import build
 from cisray.flows.evaluate import EvaluateJob, evaluate
+from cisray.flows.importance import importance
+from cisray.flows.importance_job import ImportanceJob
 from cisray.flows.resources import Need
 from cisray.flows.score import score
 from cisray.flows.score_job import ScoreJob
@@ -185,6 +187,12 @@ def test_a_dataset_and_a_bundle_that_another_node_does_not_see_are_named(run_bes
     job = EvaluateJob(model=str(bundle), dataset=str(dataset), out=str(tmp_path / "evaluation"))
     told, _ = run_beside(evaluate, job, hidden=[dataset, bundle.parent])
     assert f"{bundle} is not there" in told
+
+
+def test_importance_asks_the_nodes_too(run_beside, dataset, bundle, tmp_path):
+    values = {"model": str(bundle), "dataset": str(dataset), "out": str(tmp_path / "importance"), "by": ("words",)}
+    told, _ = run_beside(importance, ImportanceJob(**values), hidden=[dataset])
+    assert f": {dataset} is not there\nwanted: " in told
 
 
 def test_a_bundle_that_another_node_does_not_see_is_named(run_beside, simulated, bundle, tmp_path):

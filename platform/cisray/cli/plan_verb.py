@@ -9,7 +9,7 @@ import typer
 from cisray.cli.options import JobFile, Overrides
 
 if TYPE_CHECKING:
-    from cisray.flows.plan import Figure, JobPlan, PlanSpec
+    from cisray.flows.plans.figures import Figure, JobPlan, PlanSpec
 
 UNITS = {
     "bytes": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")),
@@ -35,7 +35,7 @@ def plan(
     import json
 
     from cisray.config import check_settings
-    from cisray.flows.plan import PlanSpec
+    from cisray.flows.plans.figures import PlanSpec
 
     settings = {"workers": workers, "speed": speed, "probe_s": probe}
     spec = check_settings(settings, PlanSpec, source="cisray plan")
@@ -76,7 +76,7 @@ def _planner(job_path: Path) -> Callable[[Path, Sequence[str], "PlanSpec"], "lis
 def _plan_build(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "list[JobPlan]":
     from cisray.config import load_job
     from cisray.flows.build_genomes import AnyBuildJob, GenomesJob, divide, member_jobs
-    from cisray.flows.plan_build import plan_build
+    from cisray.flows.plans.build import plan_build
 
     job: Any = load_job(job_path, AnyBuildJob, overrides)
     if not isinstance(job, GenomesJob):
@@ -87,7 +87,7 @@ def _plan_build(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "
 
 def _plan_train(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "list[JobPlan]":
     from cisray.config import load_job
-    from cisray.flows.plan_train import plan_train
+    from cisray.flows.plans.train import plan_train
     from cisray.flows.train_job import TrainJob
 
     return [plan_train(load_job(job_path, TrainJob, overrides), spec)]
@@ -95,7 +95,7 @@ def _plan_train(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "
 
 def _plan_sweep(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "list[JobPlan]":
     from cisray.config import load_job
-    from cisray.flows.plan_sweep import plan_sweep
+    from cisray.flows.plans.sweep import plan_sweep
     from cisray.flows.sweep_job import SweepJob
 
     return [plan_sweep(load_job(job_path, SweepJob, overrides), spec)]
@@ -103,7 +103,7 @@ def _plan_sweep(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "
 
 def _plan_score(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "list[JobPlan]":
     from cisray.config import load_job
-    from cisray.flows.plan_score import plan_score
+    from cisray.flows.plans.score import plan_score
     from cisray.flows.score_job import ScoreJob
     from cisray.tracking import fetch_models
 

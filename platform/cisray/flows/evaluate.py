@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -157,8 +156,6 @@ def evaluate(job: EvaluateJob, *, report: Report = silent) -> Path:
         return published(job.out)
     verify_dataset(dataset_dir, card)
     with cluster(job.resources):
-        if job.use_gpu and not ray.cluster_resources().get("GPU"):
-            raise InputError("use_gpu: this cluster has no GPU; leave it out, or join a cluster that has one")
         bundle_dirs = map(Path, job.bundles.values())
         check_visible([dataset_dir, *bundle_dirs, *replicates.paths], staging.path, need=job.resources.need)
         receipts = run_tasks(

@@ -42,6 +42,7 @@ from cisray.flows.cluster import ClusterSpec
 from cisray.flows.feed import Source
 from cisray.flows.shards import MOST_BLOCKS, Receipt, Staging, Task, run_tasks
 from cisray.flows.spread import share_of_cpu
+from cisray.flows.visibility import check_visible
 from cisray.genome.reference import default_cache_dir
 from cisray.progress import Progress, Report, silent
 
@@ -120,6 +121,8 @@ def _make_blocks(
     """Make a block of each pool that has none yet, and return them all by split; who calls this holds the lock."""
     for leftover in list(staging.path.rglob(".*.tmp")):  # of a killed process
         leftover.unlink()
+    staging.path.mkdir(parents=True, exist_ok=True)
+    check_visible([], staging.path, need=cluster.need)
     tasks = {
         split: [
             Task(f"{split}-{number:05d}", f"{split}/{number:05d}.arrow", {"groups": pool.groups})

@@ -49,6 +49,7 @@ from cisray.flows.cluster import cluster
 from cisray.flows.evaluate import check_fits, check_unseen
 from cisray.flows.importance_job import ImportanceJob, Measure
 from cisray.flows.shards import Receipt, Task, open_staging, run_tasks
+from cisray.flows.visibility import check_visible
 from cisray.progress import Report, silent
 from cisray.training.batches import cut_windows
 from cisray.training.metrics import DEFINITIONS
@@ -156,6 +157,7 @@ def importance(job: ImportanceJob, *, report: Report = silent) -> Path:
         return out
     verify_dataset(Path(job.dataset), card)
     with cluster(job.cluster):
+        check_visible([Path(job.dataset), Path(job.model)], staging.path, need=job.cluster.need)
         receipts = run_tasks(
             tasks, partial(_Measurer, job), staging=staging, cluster=job.cluster, stage="importance", report=report
         )

@@ -45,6 +45,7 @@ from cisray.flows.cluster import cluster
 from cisray.flows.shards import Staging, Task, open_staging, run_tasks
 from cisray.flows.swap_job import Run, SwapJob
 from cisray.flows.train import train
+from cisray.flows.visibility import check_visible
 from cisray.progress import Progress, Report, silent
 from cisray.training.batches import cut_windows
 from cisray.training.evaluation import EvaluationSums
@@ -107,6 +108,7 @@ def swap(job: SwapJob, *, start_dir: Path | None = None, report: Report = silent
         _give_up(staging)
         raise
     with cluster(job.cluster):
+        check_visible([], staging.path, need=job.cluster.need)
         _train_all(job, staging, start_dir=start_dir, report=report)
         tasks = _find_tasks(job, staging)
         receipts = run_tasks(

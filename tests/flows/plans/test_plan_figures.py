@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cisray.config import check_settings
 from cisray.errors import InputError
-from cisray.flows.plan import Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
+from cisray.flows.plans.figures import Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
 
 pytestmark = pytest.mark.ray  # not started, but imported
 

@@ -11,8 +11,8 @@ from cisray.config import data_root
 from cisray.datasets.loci.folds import Region
 from cisray.datasets.source import PlannedShard
 from cisray.flows.build import Builder, BuildJob, TableJob, open_source
-from cisray.flows.plan import Figure, JobPlan, Phase, PlanSpec, time_figure
-from cisray.flows.plan_probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
+from cisray.flows.plans.figures import Figure, JobPlan, Phase, PlanSpec, time_figure
+from cisray.flows.plans.probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
 from cisray.flows.shards import file_identity
 
 MOST_TIMED = 32

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cisray.datasets.card import read_card
-from cisray.flows.plan import COMMAND_S, TRAINER_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
-from cisray.flows.plan_train import Epochs, TimedTraining, count_epochs, is_shallow, probe_training
+from cisray.flows.plans.figures import COMMAND_S, TRAINER_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
+from cisray.flows.plans.train import Epochs, TimedTraining, count_epochs, is_shallow, probe_training
 from cisray.flows.sweep import rules_of
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.sweep_trial import Trials

@@ -7,7 +7,7 @@ import torch
 
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
-from cisray.flows.plan_probe import Piece, Pieces, check_gpus, probe_workers, processes_here
+from cisray.flows.plans.probe import Piece, Pieces, check_gpus, probe_workers, processes_here
 
 pytestmark = pytest.mark.ray
 ROW_S = 0.01

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from cisray.config import data_path, data_root
 from cisray.errors import InputError
-from cisray.flows.plan import Figure, JobPlan, Phase, PlanSpec, time_figure
-from cisray.flows.plan_probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
+from cisray.flows.plans.figures import Figure, JobPlan, Phase, PlanSpec, time_figure
+from cisray.flows.plans.probe import Piece, Pieces, Probed, phases_of, probe_workers, processes_here
 from cisray.flows.score_job import ScoreJob
 from cisray.flows.score_plan import name_contigs, plan_blocks, planned_path
 from cisray.flows.score_worker import Scorer, ScorerPlan

@@ -20,8 +20,8 @@ from cisray.datasets.card import Card, read_card
 from cisray.flows.cluster import cluster
 from cisray.flows.feed import make_feed
 from cisray.flows.learn import build_for, sources_of, tasks_of
-from cisray.flows.plan import COMMAND_S, TRAINER_S, Figure, JobPlan, Phase, PlanSpec, time_figure
-from cisray.flows.plan_probe import check_gpus, peak_bytes
+from cisray.flows.plans.figures import COMMAND_S, TRAINER_S, Figure, JobPlan, Phase, PlanSpec, time_figure
+from cisray.flows.plans.probe import check_gpus, peak_bytes
 from cisray.flows.spread import result_of
 from cisray.flows.train_job import TrainJob
 from cisray.training.batches import Batch, cut_windows, one_ahead

@@ -6,10 +6,10 @@ from cisray.bundle import read_config
 from cisray.datasets.card import read_card
 from cisray.errors import InputError
 from cisray.files import read_json
-from cisray.flows import plan_train as module
 from cisray.flows.learn import build_for
-from cisray.flows.plan import PlanSpec
-from cisray.flows.plan_train import count_epochs, plan_train, probe_training
+from cisray.flows.plans import train as module
+from cisray.flows.plans.figures import PlanSpec
+from cisray.flows.plans.train import count_epochs, plan_train, probe_training
 from cisray.training.meter import count_flop
 
 pytestmark = pytest.mark.ray

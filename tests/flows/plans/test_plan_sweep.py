@@ -2,10 +2,10 @@ import pytest
 
 from cisray.config import load_job
 from cisray.datasets.card import read_card
-from cisray.flows import plan_sweep as module
-from cisray.flows.plan import TRAINER_S, PlanSpec
-from cisray.flows.plan_sweep import plan_sweep, play_schedule
-from cisray.flows.plan_train import TimedTraining
+from cisray.flows.plans import sweep as module
+from cisray.flows.plans.figures import TRAINER_S, PlanSpec
+from cisray.flows.plans.sweep import plan_sweep, play_schedule
+from cisray.flows.plans.train import TimedTraining
 from cisray.flows.sweep_job import SweepJob
 from whole_program import JOBS
 

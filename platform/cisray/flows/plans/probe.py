@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cisray.errors import InputError
 from cisray.files import file_digest
 from cisray.flows.cluster import ClusterSpec, cluster
-from cisray.flows.plan import COMMAND_S, SHARD_S, Phase, makespan_s
+from cisray.flows.plans.figures import COMMAND_S, SHARD_S, Phase, makespan_s
 from cisray.flows.shards import Worker
 from cisray.flows.spread import result_of
 

@@ -6,10 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cisray.bundle import Predictor
 from cisray.errors import InputError
-from cisray.flows import plan_score as module
-from cisray.flows.plan import PlanSpec
-from cisray.flows.plan_probe import Piece
-from cisray.flows.plan_score import cut_block, plan_score
+from cisray.flows.plans import score as module
+from cisray.flows.plans.figures import PlanSpec
+from cisray.flows.plans.probe import Piece
+from cisray.flows.plans.score import cut_block, plan_score
 from cisray.flows.score_job import ScoreJob
 from cisray.genome.variant_selection import SubsetSpec
 from cisray.genome.variants import Variant

@@ -1,9 +1,9 @@
 import pytest
 
 from cisray.datasets.card import read_card
-from cisray.flows import plan_build as module
-from cisray.flows.plan import COMMAND_S, SHARD_S, PlanSpec
-from cisray.flows.plan_build import plan_build
+from cisray.flows.plans import build as module
+from cisray.flows.plans.build import plan_build
+from cisray.flows.plans.figures import COMMAND_S, SHARD_S, PlanSpec
 
 pytestmark = pytest.mark.ray
 COUNT_ONLY = PlanSpec(probe_s=0)
