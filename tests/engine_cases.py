@@ -16,6 +16,7 @@ from cisray.models.bpnet import BPNetConfig
 from cisray.models.danq import DanQConfig
 from cisray.models.deepbind import DeepBindConfig
 from cisray.models.framepool import FramePoolConfig
+from cisray.models.optimus5prime import Optimus5PrimeConfig
 from cisray.models.outputs import apply_link
 from cisray.scoring.engine import Engine, EngineSpec
 from cisray.scoring.readout import Model
@@ -55,6 +56,7 @@ CONFIGS = {
     ),
     "deepbind": (DeepBindConfig(motifs=4, motif_width=9), Geometry(window_bp=101, bin_bp=101)),
     "framepool": (FramePoolConfig(channels=4, hidden_units=5), Geometry(window_bp=101, bin_bp=101)),
+    "optimus5prime": (Optimus5PrimeConfig(channels=4, hidden_units=5), Geometry(window_bp=101, bin_bp=101)),
     "kmer_ridge": (
         KmerRidgeConfig(k=2, contexts_bp=(16, 64)),
         Geometry(window_bp=256, bin_bp=16, crop_bins=2),

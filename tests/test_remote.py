@@ -10,7 +10,19 @@ import pytest
 from cisray import remote
 from cisray.config import data_path, data_root
 from cisray.errors import InputError
-from cisray.remote import claim, fetch, is_sealed, join, local_path, origin_of, place_of_out, publish, take_back, uri_of
+from cisray.remote import (
+    claim,
+    fetch,
+    is_sealed,
+    join,
+    local_path,
+    names_below,
+    origin_of,
+    place_of_out,
+    publish,
+    take_back,
+    uri_of,
+)
 from killing import wait_for
 from object_store import send, served, served_bucket
 
@@ -124,6 +136,28 @@ def test_inputs_below_a_data_folder_at_a_uri(bucket, cache, key, monkeypatch, tm
     assert data_path("own.bed", f"file://{tmp_path}") == tmp_path / "own.bed"
     with pytest.raises(InputError, match=rf"s3://bucket/{key}/tracks/y\.bw: no such object or folder; check the name"):
         data_path("tracks/y.bw", None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("peaks/*.bed", ["peaks/a.bed", "peaks/b.bed"]),
+        ("peaks/**/?.bed*", ["peaks/a.bed", "peaks/b.bed", "peaks/x/c.bed.gz"]),
+        ("*.bed", ["top.bed"]),
+        ("none/*.bed", []),
+    ],
+)
+def test_a_pattern_finds_below_a_uri_what_it_finds_below_a_path(bucket, key, tmp_path, pattern, found):
+    for name in ("peaks/a.bed", "peaks/b.bed", "peaks/x/c.bed.gz", "peaks/a.txt", "top.bed"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        bucket.put(f"{key}/{name}", b"")
+    assert names_below(str(tmp_path), pattern) == names_below(f"s3://bucket/{key}", pattern) == found
+
+
+def test_a_web_server_lists_nothing():
+    with pytest.raises(InputError, match=r"https://x\.org/d: a web server does not list its files for '\*\.bed'; name"):
+        names_below("https://x.org/d", "*.bed")
 
 
 def test_a_cache_that_cannot_be_written_is_told(bucket, key, monkeypatch, tmp_path):

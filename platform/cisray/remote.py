@@ -9,15 +9,20 @@ import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from fsspec.utils import glob_translate
 
 from cisray.errors import InputError
 from cisray.files import folder_written_whole, read_json, within, write_json
@@ -73,6 +78,25 @@ def local_path(name: str | Path) -> Path:
     if not is_remote(uri):
         return path_of_file_uri(uri)
     return _fetch(uri, default_cache_dir().absolute())
+
+
+def names_below(root: str, pattern: str) -> list[str]:
+    """Return the names of the files below a folder, a path or a URI, that fit a pattern of *, ? and **.
+
+    Raises:
+        InputError: the folder is on a web server, which lists nothing, or cannot be read.
+    """
+    if not is_remote(root):
+        folder = local_path(root)
+        return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(pattern))]
+    fixed = list(itertools.takewhile(lambda part: not has_magic(part), PurePosixPath(pattern).parts[:-1]))
+    place = open_place("/".join([root.rstrip("/"), *fixed]))
+    if place.store is None:
+        raise InputError(f"{root}: a web server does not list its files for {pattern!r}; name each of them")
+    with told(place, "read"):
+        names = ["/".join([*fixed, one.name]) for one in look(place, must_exist=False)]
+    fits = re.compile(glob_translate(pattern))
+    return sorted(filter(fits.match, names), key=PurePosixPath)
 
 
 class Origin(NamedTuple):

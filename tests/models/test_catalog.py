@@ -18,6 +18,7 @@ from cisray.models.deepbind import DeepBindConfig
 from cisray.models.deepsea import DeepSEAConfig
 from cisray.models.expecto import ExPectoConfig
 from cisray.models.framepool import FramePoolConfig
+from cisray.models.optimus5prime import Optimus5PrimeConfig
 from cisray.models.outputs import ProfileAndCount, apply_link
 from cisray.models.reach import check_geometry
 from cisray.models.tbinet import TBiNetConfig
@@ -31,6 +32,7 @@ PARAMETERS = {
     "expecto": 149_536_251,
     "tbinet": 35_566_795,
     "framepool": 283_137,
+    "optimus5prime": 474_681,
     "bpnet": 130_960,
     "chrombpnet": 6_377_986,
     "basenji2018": 15_190_636,
@@ -46,6 +48,7 @@ SMALL = {
     "tbinet": (TBiNetConfig(channels=2, lstm_units=2, attention_units=3, hidden_units=4), WHOLE),
     "expecto": (ExPectoConfig(channels=(3, 4, 5), hidden_units=4), Geometry(window_bp=400, bin_bp=400)),
     "framepool": (FramePoolConfig(channels=3, hidden_units=4), WHOLE),
+    "optimus5prime": (Optimus5PrimeConfig(channels=3, hidden_units=4), WHOLE),
     "bpnet": (BPNetConfig(channels=4, dilated_layers=3), Geometry(window_bp=300, bin_bp=1)),
     "chrombpnet": (
         BPNetConfig(channels=4, dilated_layers=3, padding="valid"),

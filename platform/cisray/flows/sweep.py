@@ -16,8 +16,9 @@ be started from any thread. Each rung leaves a receipt, and a rerun goes on from
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,10 +105,9 @@ def sweep(
             )
         last_rung = len(schedule.results[rows[0].number]) - 1
         bundles = {"winner": make_winner(trials, rows[0], last_rung=last_rung, report=report)}
-        baselines = {}
-        for name in job.baselines:
-            baselines[name] = measure_baseline(trials, name, report=report)
-            if not baselines[name].failure:
+        baselines = _measure_baselines(trials, report)
+        for name, baseline in baselines.items():
+            if not baseline.failure:
                 bundles[name] = baseline_dir(trials, name, job.runs[0].name)
         test = measure_on_test(trials, bundles, report=report)
     results = _results(trials, cards, rows, baselines, test)
@@ -176,6 +176,29 @@ def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
                 return schedule
 
 
+def _measure_baselines(trials: Trials, report: Report) -> dict[str, Baseline]:
+    """Train all baselines, as many at once as trials were."""
+    names = list(trials.job.baselines)
+    if not names:
+        return {}
+    told = partial(_tell_waits, report)
+    report(Progress("baselines", 0, len(names), "baselines"))
+    with _threads(_slots(trials.job, nodes_here())) as pool:
+        running = {pool.submit(measure_baseline, trials, name, report=told): name for name in names}
+        for done, future in enumerate(as_completed(running), 1):
+            found = future.result()
+            came_to = f"failed: {found.failure}" if found.failure else _written(found.value)
+            report(Progress("baselines", done, len(names), "baselines", note=f"{running[future]}: {came_to}"))
+    measured = {name: future.result() for future, name in running.items()}
+    return {name: measured[name] for name in names}
+
+
+def _tell_waits(report: Report, progress: Progress) -> None:
+    """Pass on what a training waits for; the steps of several at once would only confuse."""
+    if progress.stage == "wait":
+        report(progress)
+
+
 def _say_ends(trials: Trials, schedule: Schedule, ended: set[int], listener: Listener, report: Report) -> None:
     """Tell of the trials that have ended since, and remove the checkpoints that nobody goes on from."""
     of_population = isinstance(trials.job.search, Population)
@@ -212,8 +235,11 @@ def _say_ends(trials: Trials, schedule: Schedule, ended: set[int], listener: Lis
 def _in_words(row: Row) -> str:
     if row.failure:
         return f"failed: {row.failure}"
-    value = "no number" if row.value is None else f"{row.value:.4f}"
-    return f"{row.status} after {row.epochs} epochs: valid r {value}"
+    return f"{row.status} after {row.epochs} epochs: {_written(row.value)}"
+
+
+def _written(value: float | None) -> str:
+    return "valid r no number" if value is None else f"valid r {value:.4f}"
 
 
 def rules_of(trials: Trials) -> Rules:

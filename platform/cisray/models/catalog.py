@@ -25,6 +25,7 @@ from cisray.models.expecto import ExPectoConfig, build_expecto
 from cisray.models.framepool import FramePoolConfig, build_framepool
 from cisray.models.heads import head_sizes
 from cisray.models.layers import Network, one_hot
+from cisray.models.optimus5prime import Optimus5PrimeConfig, build_optimus5prime
 from cisray.models.tbinet import TBiNetConfig, build_tbinet
 
 NetworkConfig = (
@@ -40,6 +41,7 @@ NetworkConfig = (
     | enformer.EnformerConfig
     | ExPectoConfig
     | FramePoolConfig
+    | Optimus5PrimeConfig
     | TBiNetConfig
 )
 """Any network's configuration, told apart by its `architecture` key."""
@@ -57,6 +59,7 @@ BUILDERS: dict[type, Callable[..., Network]] = {
     enformer.EnformerConfig: enformer.build_enformer,
     ExPectoConfig: build_expecto,
     FramePoolConfig: build_framepool,
+    Optimus5PrimeConfig: build_optimus5prime,
     TBiNetConfig: build_tbinet,
 }
 
@@ -143,6 +146,13 @@ ARCHITECTURES = (
         geometry=Geometry(window_bp=50, bin_bp=50),
         num_tracks=1,
         paper="Karollus, Avsec and Gagneur 2021, PLoS Computational Biology 17:e1008982",
+    ),
+    Architecture(
+        name="optimus5prime",
+        config=Optimus5PrimeConfig(),
+        geometry=Geometry(window_bp=50, bin_bp=50),
+        num_tracks=1,
+        paper="Sample et al. 2019, Nature Biotechnology 37:803",
     ),
     Architecture(
         name="bpnet",

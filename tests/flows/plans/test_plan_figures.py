@@ -45,9 +45,9 @@ def test_what_no_cluster_can_be_is_refused(settings, told):
 
 
 def test_the_whole_time_is_that_of_its_parts_which_it_names():
-    figure = time_figure([Phase("to start", 2.5), Phase("of work", 40)], "by ten rows")
+    figure = time_figure([Phase("to start", 2.5, "assumed"), Phase("of work", 40)], "by ten rows")
     assert (figure.value, figure.unit) == (42.5, "seconds")
-    assert figure.why == "2.5 s to start, 40 s of work; by ten rows"
+    assert figure.why == "2.5 s to start (assumed), 40 s of work; by ten rows"
     plan = JobPlan("build", "tiny", [Figure("shards", 3, "shards", "counted", "as laid out"), figure])
     assert plan.value("time") == 42.5
     assert plan.to_plain()["figures"][0] == {

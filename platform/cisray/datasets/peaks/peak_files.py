@@ -15,6 +15,7 @@ from cisray.errors import InputError
 from cisray.genome.bed import Bed, merge_intervals, read_bed, rows_by_contig
 from cisray.genome.contigs import map_contigs
 from cisray.genome.intervals import suggest_names
+from cisray.remote import join, names_below
 
 _NARROW_PEAK_SUMMIT = 10
 _PACKED = re.compile(r"\.(gz|bgz)$", re.IGNORECASE)
@@ -135,17 +136,18 @@ def _find_files(files: PeakFiles, data_dir: str | None) -> list[tuple[Track, Pat
             f"tracks_from: {files.pattern!r} is no pattern below data_dir; wanted one such as peaks/*.bed, or "
             "peaks/**/*.bed, where ** stands alone for folders in folders"
         )
-    root = Path(data_root(data_dir))
+    root = data_root(data_dir)
     found = []
-    for path in sorted(root.glob(files.pattern)):
+    for file in names_below(root, files.pattern):
+        path = data_path(file, data_dir)
         name = _PACKED.sub("", path.name).rpartition(".")[0] or path.name
         if not name.endswith(files.strip_suffix):
             raise InputError(f"tracks_from: {path} does not end in {files.strip_suffix!r}, which strip_suffix names")
         name = name.removesuffix(files.strip_suffix)
-        settings = {"name": name, "file": path.relative_to(root).as_posix()}
+        settings = {"name": name, "file": file}
         found.append((check_settings(settings, Track, source=str(path)), path))
     if not found:
-        raise InputError(f"tracks_from: no file fits {root / files.pattern}; check the pattern, or data_dir")
+        raise InputError(f"tracks_from: no file fits {join(root, files.pattern)}; check the pattern, or data_dir")
     return found
 
 

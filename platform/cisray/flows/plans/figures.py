@@ -68,6 +68,7 @@ class Phase(NamedTuple):
 
     what: str
     seconds: float
+    basis: Basis = "measured"
 
 
 def makespan_s(pieces: Sequence[float], workers: int) -> float:
@@ -79,6 +80,8 @@ def makespan_s(pieces: Sequence[float], workers: int) -> float:
 
 
 def time_figure(phases: Sequence[Phase], why: str) -> Figure:
-    """Return the figure of the whole time, and of what parts it is made."""
-    parts = ", ".join(f"{phase.seconds:,.3g} s {phase.what}" for phase in phases)
+    """Return the figure of the whole time, and of what parts it is made; those that are assumed are marked."""
+    parts = ", ".join(
+        f"{phase.seconds:,.3g} s {phase.what}" + " (assumed)" * (phase.basis == "assumed") for phase in phases
+    )
     return Figure("time", sum(phase.seconds for phase in phases), "seconds", "measured", f"{parts}; {why}")

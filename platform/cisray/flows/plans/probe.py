@@ -110,11 +110,11 @@ def probe_workers(
 def phases_of(verb: str, laid_out: Phase, probed: Probed, pieces_s: Sequence[float], workers: int) -> list[Phase]:
     """Return the parts of the time of a verb whose workers do pieces, each of which takes so many seconds."""
     return [
-        Phase("to start the command", COMMAND_S[verb]),
+        Phase("to start the command", COMMAND_S[verb], "assumed"),
         laid_out,
         Phase("until workers are ready", probed.ray_s + probed.opening_s),
         Phase(f"of work on {workers} workers", makespan_s(pieces_s, workers)),
-        Phase("of the driver", SHARD_S * len(pieces_s)),
+        Phase("of the driver", SHARD_S * len(pieces_s), "assumed"),
     ]
 
 

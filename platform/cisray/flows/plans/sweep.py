@@ -135,7 +135,7 @@ def _costs(
     each = [seconds.get(number, 0.0 if is_shallow(trial.job) else mean) for number, trial in trials.items()]
     why = f"{timed.steps} steps of trial {probed}, the median by FLOP, were done here; others take as their FLOP say"
     phases = [
-        Phase("to start the command", COMMAND_S["sweep"]),
+        Phase("to start the command", COMMAND_S["sweep"], "assumed"),
         Phase("until workers are ready", timed.ray_s + timed.opening_s),
         Phase(f"of trials, {at_once} at once", makespan_s(each, at_once)),
     ]

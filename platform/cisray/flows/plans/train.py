@@ -171,8 +171,9 @@ def _costs(job: TrainJob, spec: PlanSpec, epochs: Epochs, timed: TimedTraining) 
     steps_s = epochs.steps * timed.step_s / spec.speed
     valid_s = epochs.epochs * epochs.valid_examples * timed.valid_s / world / spec.speed
     phases = [
-        Phase("to start the command", COMMAND_S["train"]),
-        Phase("until workers are ready", timed.ray_s + timed.opening_s + TRAINER_S),
+        Phase("to start the command", COMMAND_S["train"], "assumed"),
+        Phase("until workers are ready", timed.ray_s + timed.opening_s),
+        Phase("of Ray Train", TRAINER_S, "assumed"),
         Phase("to begin reading", epochs.epochs * timed.reading_s),
         Phase("of steps", timed.first_s + steps_s),
         Phase("of validation", valid_s),
