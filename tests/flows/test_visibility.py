@@ -191,8 +191,8 @@ def test_a_dataset_and_a_bundle_that_another_node_does_not_see_are_named(run_bes
 
 def test_importance_asks_the_nodes_too(run_beside, dataset, bundle, tmp_path):
     values = {"model": str(bundle), "dataset": str(dataset), "out": str(tmp_path / "importance"), "by": ("words",)}
-    told, _ = run_beside(importance, ImportanceJob(**values), hidden=[dataset])
-    assert f": {dataset} is not there\nwanted: " in told
+    told, _ = run_beside(importance, ImportanceJob(**values), hidden=[bundle.parent])
+    assert f": {bundle} is not there\nwanted: " in told
 
 
 def test_a_bundle_that_another_node_does_not_see_is_named(run_beside, simulated, bundle, tmp_path):
