@@ -55,7 +55,10 @@ CONFIGS = {
         Geometry(window_bp=200, bin_bp=200),
     ),
     "deepbind": (DeepBindConfig(motifs=4, motif_width=9), Geometry(window_bp=101, bin_bp=101)),
-    "framepool": (FramePoolConfig(channels=4, hidden_units=5), Geometry(window_bp=101, bin_bp=101)),
+    "framepool": (
+        FramePoolConfig(channels=4, hidden_units=5, dilations=(1, 3), positions=True),
+        Geometry(window_bp=101, bin_bp=101),
+    ),
     "optimus5prime": (Optimus5PrimeConfig(channels=4, hidden_units=5), Geometry(window_bp=101, bin_bp=101)),
     "kmer_ridge": (
         KmerRidgeConfig(k=2, contexts_bp=(16, 64)),

@@ -296,7 +296,7 @@ def test_what_is_published_ends_with_its_card_and_its_plan(bucket, made, key, wr
     assert not is_sealed(uri, seal=".plan.json")
     written.clear()
     publish(made, uri, last=LAST)
-    assert written[0] == ".publishing.json"
+    assert written[0] == ".publishing.json"  # says which files they are
     assert set(written[1:4]) == {"examples/part-0", "examples/part-1", "tracks"}
     assert written[4:] == ["card.json", ".plan.json"]
     assert bucket.names(f"{key}/out") == content_of(made).keys()
@@ -330,6 +330,23 @@ def test_publishing_goes_on_where_it_was(bucket, made, key, written, monkeypatch
     assert "examples/part-0" not in written
     assert bucket.names(f"{key}/out") == content_of(made).keys()
     assert content_of(fetch(uri, cache)) == content_of(made)
+
+
+def test_what_another_machine_made_of_the_same_plan_is_not_mixed_with_what_is_published(
+    bucket, made, key, written, monkeypatch, tmp_path
+):
+    uri = f"s3://bucket/{key}/out"
+    monkeypatch.setattr(remote, "SMALL_BYTES", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "delete", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        bucket.put(f"{key}/out/.publishing.json", b'{"plan": {"digest": "mine"}, "files": null}')
+        bucket.put(f"{key}/out/examples/part-0", b"9" * 1000)
+        with pytest.raises(InputError, match="killed"):
+            publish(made, uri, last=LAST)
+    assert bucket.names(f"{key}/out") == {".publishing.json", "examples/part-0"}
+    publish(made, uri, last=LAST)
+    assert bucket.names(f"{key}/out") - {"examples/"} == content_of(made).keys()  # the store's mark of a folder
+    assert bucket.get(f"{key}/out/examples/part-0") == b"0" * 1000
 
 
 def test_what_was_added_to_a_published_output_is_published_too(bucket, made, key, written):

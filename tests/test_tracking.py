@@ -15,12 +15,13 @@ import torch
 
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
 from cisray.bundle import Predictor, build_network, bundle_digest, head_tracks, shared_geometry, write_bundle
-from cisray.errors import InputError
+from cisray.errors import BusyError, InputError
 from cisray.geometry import Geometry
 from cisray.mlflow_store import store_uri
 from cisray.models.basenji2 import Basenji2Config
 from cisray.progress import Progress
-from cisray.tracking import fetch_model, is_registered, record_evaluation, tracked_run
+from cisray.registry import fetch_model
+from cisray.tracking import is_registered, record_evaluation, tracked_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("store")]
 SETTINGS = {"name": "study", "training": {"epochs": 3, "learning_rate": 4e-3}, "tracks": ["a" * 900]}
@@ -113,6 +114,36 @@ def test_a_run_that_fails_says_so_and_is_not_taken_up_again(store, open_run):
     with open_run("failed") as other:
         assert other.run_id != run.run_id
     assert store.get_run(other.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_finds_another_at_its_work_leaves_it_open(store, open_run):
+    with open_run("busy") as run:
+        active = mlflow.tracking.fluent._active_run_stack.get()
+        hidden = [active.pop()]  # the other is the same command in a process of its own
+        with pytest.raises(BusyError), open_run("busy"):
+            raise BusyError("another process works on it")
+        assert store.get_run(run.run_id).info.status == "RUNNING"
+        active += hidden
+    with pytest.raises(BusyError), open_run("busy") as alone:
+        raise BusyError("another process works on it")
+    assert store.get_run(alone.run_id).info.status == "FAILED"
+
+
+def test_a_registration_that_was_cut_short_is_made_again_and_has_its_champion(
+    store, open_run, make_bundle, monkeypatch
+):
+    folder = make_bundle(0)
+    digest = Predictor(folder).digest
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            mlflow.MlflowClient, "set_registered_model_alias", lambda *_: (_ for _ in ()).throw(OSError("killed"))
+        )
+        with pytest.raises(OSError, match="killed"), open_run("cut") as run:
+            run.register(folder, name="cut", digest=digest, dataset_digest="d", metric=0.5)
+    assert not is_registered(digest)
+    with open_run("cut") as run:
+        assert run.register(folder, name="cut", digest=digest, dataset_digest="d", metric=0.5).is_champion
+    assert is_registered(digest)
 
 
 def test_a_run_that_was_killed_is_taken_up_again(store, open_run, tmp_path):

@@ -394,7 +394,7 @@ def test_the_facts_are_plain_values(make_bundle, card, other_tracks):
             {"model": "m", "lora": {"rank": 0}},
             r"start.lora: rank=0, alpha=8.0, targets=\['attention'\]; wanted a rank of",
         ),
-        ({"model": "m", "lora": {"alpha": float("inf")}}, "start.lora: rank=8, alpha=inf"),
+        ({"model": "m", "lora": {"alpha": float("inf")}}, "lora.alpha = inf; wanted a finite number"),
         ({"model": "m", "lora": {"targets": []}}, r"start.lora: .* targets=\[\]; wanted .* at least one target"),
         ({"model": "m", "frozen": ["local"]}, "unknown key frozen"),
     ],

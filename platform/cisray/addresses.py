@@ -7,9 +7,9 @@ from urllib.parse import unquote, urlsplit
 
 from cisray.errors import InputError
 
-# A password may hold a slash, as SQLAlchemy reads it; a host and a port before a path with an @ look like one.
+# A password of a database may hold a slash, as SQLAlchemy reads it; a host, a port and a path with an @ look like one.
 _USER = re.compile(r"(?<=://)(?:[^/@:\s]*:[^@\s]*|[^/@\s]*)@")
-_PASSWORD = re.compile(r"://[^/@:\s]*:[^/@\s]*@")
+_PASSWORD = re.compile(r"://[^/@:\s]*:[^/@\s]*@|\b(?:postgresql|mysql|mssql|oracle)[+\w]*://[^/@:\s]*:[^@\s]*@")
 _QUERY = re.compile(r"(?<=[?&])([^=&\s]*(?:password|passwd|secret|token|signature)[^=&\s]*)=[^&\s]*", re.IGNORECASE)
 
 

@@ -1,6 +1,7 @@
 """A job file becomes a frozen, validated dataclass: default, TOML, `--set`, and no fourth layer."""
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ J = TypeVar("J")
 
 # Every configuration dataclass is made with these: an unknown key is an error, a made job does not change.
 STRICT = ConfigDict(extra="forbid")
+FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+"""Of what a job names and a run makes a folder for."""
 # What pydantic says in words of Python, said in words of TOML.
 _MESSAGES = {
     "tuple_type": "wanted a list, [...]",
@@ -71,6 +74,9 @@ def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> 
 
 def check_settings(values: Mapping[str, Any], job_type: Any, *, source: str) -> Any:
     """Return plain values as a `job_type`; raise InputError that names `source` and every setting that is wrong."""
+    for key, value in flatten(values).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{source}: {key} = {value}; wanted a finite number")
     try:
         return TypeAdapter(job_type).validate_python(values)
     except ValidationError as error:

@@ -3,3 +3,11 @@
 
 class InputError(ValueError):
     """Tell what came, what was wanted and what to do; the command line ends with exit code 2."""
+
+
+class BusyError(InputError):
+    """Another process is at the same work."""
+
+
+class MachineError(InputError):
+    """A machine lacks something, such as room on its disk: it ends a run, which goes on once it is there."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 
 # What sampled_digest reads of a large file.
 SAMPLES = 16
@@ -22,7 +22,7 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def full_disk_told(path: Path) -> Iterator[None]:
-    """Raise InputError in place of the system's error where no room is left for `path`, which the block writes."""
+    """Raise MachineError in place of the system's error where no room is left for `path`, which the block writes."""
     try:
         yield
     except OSError as error:
@@ -30,7 +30,7 @@ def full_disk_told(path: Path) -> Iterator[None]:
         if not any(os.strerror(number) in str(error) for number in FULL_DISK):
             raise
         disk = shutil.disk_usage(next(folder for folder in path.parents if folder.exists()))
-        raise InputError(
+        raise MachineError(
             f"{path.parent}: no room for {path.name} ({disk.free >> 20} of {disk.total >> 20} MiB are free); make "
             "room, then run again, which goes on where this run ended"
         ) from error

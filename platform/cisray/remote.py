@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from glob import has_magic
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from fsspec.utils import glob_translate
 
 from cisray.errors import InputError
-from cisray.files import folder_written_whole, read_json, within, write_json
+from cisray.files import folder_written_whole, read_json, value_digest, within, write_json
 from cisray.stores import (
     COPY_BYTES,
     Object,
@@ -46,7 +46,7 @@ COPY_THREADS = 8
 SMALL_BYTES = 1 << 20
 # Beside an object in the cache: where it came from.
 ORIGIN_NAME = ".origin.json"
-# At a URI while a folder is published: the digest of its plan.
+# At a URI while a folder is published: the digest of its plan, and which files they are.
 PUBLISHING_NAME = ".publishing.json"
 
 
@@ -131,18 +131,28 @@ def fetch(uri: str, cache_dir: Path) -> Path:
         version = "\n".join(f"{one.name}\t{one.num_bytes}\t{one.version}" for one in objects)
         key = hashlib.sha256(f"{uri}\n{version}".encode()).hexdigest()[:16]
         folder = cache_dir / "fetched" / f"{place.name.split('.')[0]}-{key}"
-        if folder.exists():
-            return folder / place.name
-        with _one_at_a_time(folder):
-            if not folder.exists():  # another process may have fetched it meanwhile
-                for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-                    shutil.rmtree(leftover)  # of a process that was killed: nobody else holds the lock
-                with folder_written_whole(folder) as aside:
-                    _copy_here(place, objects, aside / place.name)
-                    write_json(aside / ORIGIN_NAME, {"uri": uri, "version": version})
-                    if look(place) != objects:
-                        raise _moved(uri)
+
+        def copy(aside: Path) -> None:
+            _copy_here(place, objects, aside / place.name)
+            write_json(aside / ORIGIN_NAME, {"uri": uri, "version": version})
+            if look(place) != objects:
+                raise _moved(uri)
+
+        fill_once(folder, copy)
     return folder / place.name
+
+
+def fill_once(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Have a folder of the cache filled by whichever process comes first, whole or not at all."""
+    if folder.exists():
+        return
+    with _one_at_a_time(folder):
+        if folder.exists():  # another process has filled it meanwhile
+            return
+        for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(leftover)  # of a process that was killed: nobody else holds the lock
+        with folder_written_whole(folder) as aside:
+            fill(aside)
 
 
 # A process keeps to the version that it has seen first: a job does not mix two.
@@ -174,7 +184,9 @@ def claim(uri: str, note: Mapping[str, Any], *, seal: str) -> bool:
     place = open_place(uri)
     with told(place, "written"):
         there = {one.name for one in look(place, must_exist=False)}
-        notes = [_read_note(place, name) for name in (seal, PUBLISHING_NAME) if name in there]
+        notes = [_read_note(place, seal)] if seal in there else []
+        if PUBLISHING_NAME in there:
+            notes.append(_read_note(place, PUBLISHING_NAME).get("plan"))
         if (there and not notes) or any(one != note for one in notes):
             raise InputError(
                 f"{uri}: holds something else, not made by this job as it stands now; remove it, or name another place "
@@ -182,7 +194,8 @@ def claim(uri: str, note: Mapping[str, Any], *, seal: str) -> bool:
             )
         if seal in there:
             return True
-        write(place, PUBLISHING_NAME, io.BytesIO(json.dumps(note).encode()))
+        if PUBLISHING_NAME not in there:
+            _write_note(place, {"plan": note, "files": None})
     return False
 
 
@@ -213,11 +226,14 @@ def publish(folder: Path, uri: str, *, last: Sequence[str]) -> None:
         InputError: the store cannot be written, or holds something else there.
     """
     *_, seal = last
-    is_whole = claim(uri, read_json(folder / seal, what="plan"), seal=seal)
+    note = read_json(folder / seal, what="plan")
+    is_whole = claim(uri, note, seal=seal)
     place = open_place(uri)
     with told(place, "written"):
         there = {one.name: one.num_bytes for one in look(place)}
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        if not is_whole and not _is_begun_with(place, note, files):
+            there = {}
 
         def copy(name: str) -> None:
             size = files[name].stat().st_size  # a store shows no object that is not whole
@@ -231,6 +247,26 @@ def publish(folder: Path, uri: str, *, last: Sequence[str]) -> None:
                 copy(name)
         if not is_whole or PUBLISHING_NAME in there:
             delete(place, PUBLISHING_NAME)
+
+
+def _is_begun_with(place: Place, note: Mapping[str, Any], files: Mapping[str, Path]) -> bool:
+    """Say whether what is being published are these very files; else remove what is there, and note that they are.
+
+    A model that another machine has trained by the same plan has other weights of the same size.
+    """
+    stats = {name: path.stat() for name, path in files.items()}
+    stamp = value_digest({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
+    if _read_note(place, PUBLISHING_NAME)["files"] == stamp:
+        return True
+    for one in look(place):
+        if one.name != PUBLISHING_NAME:
+            delete(place, one.name)
+    _write_note(place, {"plan": note, "files": stamp})
+    return False
+
+
+def _write_note(place: Place, note: Mapping[str, Any]) -> None:
+    write(place, PUBLISHING_NAME, io.BytesIO(json.dumps(note).encode()))
 
 
 def _read_note(place: Place, name: str) -> Any:

@@ -1,11 +1,9 @@
 """What MLflow is told: runs, their lineage, and the registry of bundles; `mlflow_store` says how."""
 
 import math
-import shutil
-import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,10 +17,9 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from cisray.addresses import redacted, refuse_passwords
-from cisray.bundle import WEIGHTS_NAME, bundle_digest, read_cards
-from cisray.errors import InputError
-from cisray.files import value_digest, within
+from cisray.addresses import refuse_passwords
+from cisray.errors import BusyError, InputError
+from cisray.files import value_digest
 from cisray.mlflow_store import (
     PATIENCE_S,
     Delivery,
@@ -38,8 +35,6 @@ from cisray.mlflow_store import (
 )
 from cisray.outbox import Outbox, Record, StoreAwayError, read_kept
 from cisray.progress import Progress
-from cisray.remote import local_path
-from cisray.scoring.manifest import ModelSource
 
 CHAMPION = "champion"
 DECIDING_METRIC = "valid.pearson"
@@ -57,15 +52,6 @@ class Registered(NamedTuple):
     is_champion: bool
     verdict: str
     """In words, for a person."""
-
-
-class FetchedModel(NamedTuple):
-    """A model on this machine."""
-
-    bundle_dir: Path
-    uri: str
-    version: str | None
-    """None where a path was given and not a registered model."""
 
 
 def is_registered(digest: str) -> bool:
@@ -164,12 +150,13 @@ class TrackedRun:
         version = str(
             self._client.create_model_version(name, model.model_uri, self.run_id, model_id=model.model_id).version
         )
-        self._client.set_model_version_tag(name, version, BUNDLE_TAG, digest)
         self._client.set_model_version_tag(name, version, DATASET_TAG, dataset_digest)
         self._client.set_model_version_tag(name, version, DECIDING_METRIC, str(metric))
         verdict, takes_over = self._compare(name, metric, dataset_digest)
         if takes_over:
             self._client.set_registered_model_alias(name, CHAMPION, version)
+        # last: it says that a bundle is registered, and a run that dies before it registers again
+        self._client.set_model_version_tag(name, version, BUNDLE_TAG, digest)
         return Registered(name, version, takes_over, verdict)
 
     def _make_model(self, name: str) -> None:
@@ -204,30 +191,49 @@ def tracked_run(
     refuse_passwords(settings, source=str(job_path or experiment))
     send_kept(out)
     client = connect()
-    experiment_id = experiment_id_of(client, experiment)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_S)
-    resume = value_digest({"out": str(out), "settings": settings})  # a digest needs no quoting
-    unfinished = client.search_runs(
-        [experiment_id], f"tags.`{RESUME_TAG}` = '{resume}' and attributes.status = 'RUNNING'", max_results=1
-    )
-    run_id = unfinished[0].info.run_id if unfinished else None
-    tags = {"cisray.out": str(out), RESUME_TAG: resume, "cisray.kind": kind}
+    experiment_id = experiment_id_of(client, experiment)
+    run_id = _find_open(client, experiment_id, out, settings)
+    tags = {"cisray.out": str(out), RESUME_TAG: _resume_digest(out, settings), "cisray.kind": kind}
     begin = partial(mlflow.start_run, run_id, experiment_id, f"{kind} {out.name}", tags=tags, log_system_metrics=True)
-    run = answered(begin).info
+    started = answered(begin)
+    run = started.info
     delivery = Delivery(client.once, run.run_id)
     outbox = Outbox(
         delivery, path=_kept_path(out), run_id=run.run_id, tell=tell, is_back=partial(_watch_machine, run.run_id)
     )
     tracked, status = TrackedRun(client, delivery, outbox), "FAILED"
     try:
-        if run_id is None:
+        if not started.data.params:
             answered(partial(mlflow.log_params, parameters(settings)))
         if job_path is not None:
             answered(partial(mlflow.log_artifact, str(job_path), "job"))
         yield tracked
         status = "FINISHED"
+    except BusyError:
+        if run_id is not None:  # of the process that is at work
+            status = "RUNNING"
+        raise
     finally:
         tracked.close(status)
+
+
+def is_left_open(experiment: str, *, out: Path, settings: Mapping[str, Any]) -> bool:
+    """Say whether a run that made `out` was killed before it told MLflow all."""
+    client = connect()
+    return _find_open(client, experiment_id_of(client, experiment), out, settings) is not None
+
+
+def _find_open(client: PatientClient, experiment_id: str, out: Path, settings: Mapping[str, Any]) -> str | None:
+    """Return the run under way that makes `out`, or was killed while it did."""
+    resume = _resume_digest(out, settings)
+    asked = f"tags.`{RESUME_TAG}` = '{resume}' and attributes.status = 'RUNNING'"
+    found = client.search_runs([experiment_id], asked, max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def _resume_digest(out: Path, settings: Mapping[str, Any]) -> str:
+    return value_digest({"out": str(out), "settings": settings})  # a digest needs no quoting
 
 
 def _watch_machine(run_id: str) -> None:
@@ -265,96 +271,6 @@ def send_kept(out: Path) -> int:
 
 def _kept_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.unrecorded.jsonl")
-
-
-def fetch_model(address: str) -> FetchedModel:
-    """Return a bundle by its folder, by its URI, from which it is fetched, or by a registered model's address.
-
-    Raises:
-        InputError: there is no such folder, model, version or alias.
-    """
-    if not address.startswith("models:/"):
-        path = local_path(address)
-        if not (path / "model.json").exists():
-            raise InputError(
-                f"{path}: not a bundle (no model.json in it); train one, or name a registered model, "
-                "such as models:/NAME@champion"
-            )
-        return FetchedModel(path, address, None)
-    client = connect()
-    try:
-        name, version = _resolve(client, address)
-        folder = Path(answered(partial(mlflow.artifacts.download_artifacts, f"models:/{name}/{version}")))
-    except (MlflowException, ValueError) as error:
-        known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
-        raise InputError(
-            f"{address}: no such model in {shown_store()} (registered: {known}): {redacted(str(error))}"
-        ) from None
-    for path in folder.rglob("*"):
-        within(folder, str(path.relative_to(folder)), what="registered model")
-    bundles = sorted(folder.rglob(WEIGHTS_NAME))
-    if len(bundles) != 1:
-        raise InputError(f"{address}: holds {len(bundles)} bundles; wanted one that cisray train registered")
-    return FetchedModel(bundles[0].parent, address, version)
-
-
-def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[Path, ModelSource]:
-    """Return bundles by their folders, in order, each with what a score table says of it.
-
-    Args:
-        addresses: as for `fetch_model`; the first is the model, the others are of its ensemble.
-        head: of models with several heads, the one that predicts.
-
-    Raises:
-        InputError: what `fetch_model` raises; a model is named twice.
-    """
-    sources: dict[Path, ModelSource] = {}
-    for address in addresses:
-        fetched = fetch_model(address)
-        if fetched.bundle_dir in sources:
-            raise InputError(f"{address}: is among the models twice; name each once")
-        cards = read_cards(fetched.bundle_dir)
-        card = cards[head] if head in cards else next(iter(cards.values()))
-        held_out = tuple(
-            contig
-            for contig, length in card.genome_for("scoring").contig_lengths.items()
-            if f"{contig}:0-{length}" in card.regions["test"]
-        )
-        sources[fetched.bundle_dir] = ModelSource(
-            uri=fetched.uri,
-            digest=bundle_digest(fetched.bundle_dir),
-            version=fetched.version,
-            held_out_contigs=held_out,
-        )
-    return sources
-
-
-def keep_calibration(bundle_dir: Path, card_path: Path) -> list[str]:
-    """Put a calibration beside every registered version of its bundle, and return their addresses."""
-    client, kept = connect(), []
-    for version in client.search_model_versions(f"tags.`{BUNDLE_TAG}` = '{bundle_digest(bundle_dir)}'"):
-        address = f"models:/{version.name}/{version.version}"
-        registered = fetch_model(address).bundle_dir
-        if registered != bundle_dir:
-            with tempfile.TemporaryDirectory() as folder:
-                for path in card_path.parent.glob(f"{card_path.stem}.*"):
-                    shutil.copy(path, folder)
-                place = f"data/{registered.name}/{card_path.parent.name}"
-                client.log_model_artifacts(version.source.removeprefix("models:/"), folder, place)
-        kept.append(address)
-    return kept
-
-
-def _resolve(client: PatientClient, address: str) -> tuple[str, str]:
-    """Split models:/NAME@ALIAS or models:/NAME/VERSION into name and version."""
-    rest = address.removeprefix("models:/")
-    if "@" in rest:
-        name, alias = rest.split("@", 1)
-        return name, str(client.get_model_version_by_alias(name, alias).version)
-    name, _, version = rest.rpartition("/")
-    if not name or not version.isdigit():
-        raise ValueError("wanted models:/NAME@ALIAS or models:/NAME/VERSION")
-    return name, version
 
 
 def record_evaluation(digest: str, metrics: Mapping[str, float | None]) -> str | None:

@@ -22,6 +22,7 @@ from cisray.baselines.swap_loci import (
 from cisray.config import check_settings
 from cisray.datasets.card import Genome
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
+from cisray.datasets.tables.near_pairs import NOTHING_MISSED
 from cisray.datasets.tables.row_splits import NO_SPLIT
 from cisray.errors import InputError
 
@@ -83,7 +84,7 @@ def test_what_any_condition_is_tested_on_none_learns_from(drawn):
 @given(conditions(), st.integers(0, 3), st.sampled_from([0, 40]))
 def test_folds_belong_to_loci(drawn, seed, apart_bp):
     spec = LociSpec(num_folds=3, seed=seed, apart_bp=apart_bp)
-    found = group_loci([one.rows for one in drawn.values()], spec, by="place")
+    found, _ = group_loci([one.rows for one in drawn.values()], spec, by="place")
     groups = dict(zip(drawn, found, strict=True))
     if len(np.unique(np.concatenate(found))) < 3:
         with pytest.raises(InputError, match=r"[12] loci cannot fill 3 folds: rows that overlap"):
@@ -107,7 +108,7 @@ def test_folds_are_as_large_as_each_other_in_every_condition():
     few = sorted(random.choice(300, 90, replace=False).tolist())
     drawn = {"all": condition(rows_at(places)), "few": condition(rows_at([places[number] for number in few]))}
     spec = LociSpec(num_folds=5)
-    groups = dict(zip(drawn, group_loci([one.rows for one in drawn.values()], spec, by="place"), strict=True))
+    groups = dict(zip(drawn, group_loci([one.rows for one in drawn.values()], spec, by="place")[0], strict=True))
     sizes = {name: [(dealt[name].split == TEST).sum() for dealt in deal_folds(drawn, groups, spec)] for name in drawn}
     assert {name: (min(each), max(each)) for name, each in sizes.items()} == {"all": (60, 60), "few": (18, 18)}
     other = deal_folds(drawn, groups, LociSpec(num_folds=5, seed=1))[0]["all"].split
@@ -125,12 +126,13 @@ def test_near_duplicates_on_either_strand_are_one_locus():
     other[1, [5, 40]] = (other[1, [5, 40]] + 1) % 4
     other[3] = 3 - codes[4][::-1]
     parts = [rows_at([("r", 0, 60)] * len(each), codes=each) for each in (codes, other)]
-    first, second = group_loci(parts, LociSpec(), by="sequence")
+    (first, second), search = group_loci(parts, LociSpec(), by="sequence")
+    assert search == NOTHING_MISSED
     assert len(set(first)) == 6
     assert second[1] == first[2]
     assert second[3] == first[4]
     assert len({*first, *second}) == 9
-    exact = group_loci(parts, LociSpec(min_identity=1.0), by="sequence")
+    exact, _ = group_loci(parts, LociSpec(min_identity=1.0), by="sequence")
     assert exact[1][1] != exact[0][2]
     assert exact[1][3] == exact[0][4]
 
@@ -147,10 +149,10 @@ def test_flanks_that_all_have_make_no_duplicates(short):
         codes[1] = 4
         codes[1, 3:113] = flanked[1]
     part = rows_at([("r", 0, 110)] * 40, codes=codes)
-    (groups,) = group_loci([part], LociSpec(), by="sequence")
+    (groups,), _ = group_loci([part], LociSpec(), by="sequence")
     assert len(set(groups)) == 40
     twins = part._replace(codes=np.tile(codes[:1], (40, 1)))
-    assert set(group_loci([twins], LociSpec(), by="sequence")[0]) == {0}
+    assert set(group_loci([twins], LociSpec(), by="sequence")[0][0]) == {0}
 
 
 def test_sequences_that_are_tested_are_left_out_of_every_training():
@@ -158,7 +160,7 @@ def test_sequences_that_are_tested_are_left_out_of_every_training():
     heat = rows_at([("h", 0, 50)] * 6, [TRAIN, TRAIN, TRAIN, VALID, TEST, TEST], codes[:6])
     cold = rows_at([("c", 0, 50)] * 4, [TEST, TRAIN, VALID, TRAIN], codes[[0, 4, 6, 7]])
     drawn = {"heat": condition(heat), "cold": condition(cold)}
-    groups = dict(zip(drawn, group_loci([heat, cold], LociSpec(), by="sequence"), strict=True))
+    groups = dict(zip(drawn, group_loci([heat, cold], LociSpec(), by="sequence")[0], strict=True))
     dealt = keep_splits(drawn, groups)
     assert dealt["heat"].split.tolist() == [NO_SPLIT, TRAIN, TRAIN, VALID, TEST, TEST]
     assert dealt["cold"].split.tolist() == [TEST, NO_SPLIT, VALID, TRAIN]

@@ -156,6 +156,7 @@ def returning_at_once() -> Iterator[None]:
             epoch=step.epoch,
             curve=curve,
             values=curve[-1:],
+            latest=curve[-1],
             examples=step.epoch * trials.epoch_examples,
             seconds=0.0,
             settings=dict(step.settings),
@@ -226,6 +227,7 @@ def _results(rows: list[Row]) -> dict[str, Any]:
         "trials": [row._asdict() for row in rows],
         "baselines": {},
         "test": {},
+        "other_tests": [],
         "definitions": {},
         "cisray_version": "0",
     }

@@ -32,6 +32,7 @@ from cisray.errors import InputError
 from cisray.flows.train_job import TrainJob
 from cisray.geometry import Geometry
 from cisray.progress import Progress
+from cisray.registry import fetch_model, keep_calibration
 from cisray.tracking import is_registered, send_kept, tracked_run
 from loopback import free_ports
 from whole_program import JOBS
@@ -262,6 +263,26 @@ def tiny_bundle(make_card, tmp_path):
     cards = make_card(geometry=geometry)
     write_bundle(folder, weights=weights, config=config, cards=cards, metrics={}, objective="poisson")
     return folder
+
+
+def test_a_model_of_a_server_is_copied_once_to_where_all_machines_see_it(
+    shared_store, tiny_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CISRAY_CACHE", str(tmp_path / "cache"))
+    digest = bundle_digest(tiny_bundle)
+    with tracked_run("fetched", kind="train", out=tmp_path / "fetched", settings={}, job_path=None) as run:
+        run.register(tiny_bundle, name="fetched", digest=digest, dataset_digest="d", metric=0.5)
+    fetched = fetch_model("models:/fetched@champion").bundle_dir
+    assert fetched.is_relative_to(tmp_path / "cache" / "models")
+    assert bundle_digest(fetched) == digest
+    assert fetch_model("models:/fetched/1").bundle_dir == fetched
+    (tiny_bundle / "calibrations").mkdir()
+    card = tiny_bundle / "calibrations" / "background.json"
+    card.write_text("{}")
+    assert keep_calibration(tiny_bundle, card) == ["models:/fetched/1"]
+    renewed = fetch_model("models:/fetched@champion").bundle_dir
+    assert renewed != fetched
+    assert (renewed / "calibrations" / "background.json").read_text() == "{}"
 
 
 def test_a_server_that_hangs_holds_up_little_and_has_every_metric_when_it_goes_on(

@@ -32,7 +32,7 @@ from cisray.flows.resources import (
     room_for,
 )
 from cisray.flows.shards import Task, open_staging, run_tasks
-from cisray.flows.sweep import _slots
+from cisray.flows.sweep import slots_of
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.train_job import WorkerSpec
 from cisray.progress import silent
@@ -88,14 +88,12 @@ def test_what_is_refused_could_not_have_been_placed(need, nodes, workers, room_c
 @given(needs, nodes)
 def test_defaults_fill_the_cluster_but_for_a_cpu_of_one_node(need, nodes):
     held = num_held(need, nodes, cpu_count=64)
-    if need.gpus:
-        assert held == place_one_by_one(need, nodes)[0]
-        return
     without = [
         place_one_by_one(need, [*nodes[:at], node._replace(cpus=node.cpus - 1), *nodes[at + 1 :]])[0]
         for at, node in enumerate(nodes)
+        if node.cpus >= 1
     ]
-    assert held == max(without, default=0)
+    assert held == max(without, default=place_one_by_one(need, nodes)[0] if len(nodes) != 1 else 0)
 
 
 @given(nodes, st.integers(1, 6), st.booleans())
@@ -105,6 +103,8 @@ def test_workers_share_all_the_cpus_with_which_they_have_room(nodes, num_workers
     if find_lack(shared.request(), nodes) is not None:  # as before there was a cluster
         assert all(find_lack(dataclasses.replace(spec, cpus_per_worker=cpus).request(), nodes) for cpus in range(1, 12))
         assert shared.threads == spec.threads
+    elif use_gpu and len(nodes) > 1:
+        assert shared.cpus_per_worker <= max([1, *((node.cpus - 1) / node.gpus for node in nodes if node.gpus >= 1)])
     elif len(nodes) > 1:
         more = dataclasses.replace(spec, cpus_per_worker=shared.cpus_per_worker + 1)
         assert find_lack(more.request(), nodes) is not None
@@ -118,7 +118,9 @@ def test_workers_leave_room_for_their_readers(monkeypatch):
     assert WorkerSpec(num_workers=4).on([Node(0), *[Node(16)] * 4]).cpus_per_worker == 15
     assert WorkerSpec(num_workers=3).on([Node(0), *[Node(16)] * 4]).cpus_per_worker == 16
     assert WorkerSpec(num_workers=8, use_gpu=True).on([Node(64, 8, 500, ("H100",))]).cpus_per_worker == 2
-    assert WorkerSpec(num_workers=8, use_gpu=True).on([Node(64, 8), Node(4)]).cpus_per_worker == 8
+    assert WorkerSpec(num_workers=8, use_gpu=True).on([Node(64, 8), Node(4)]).cpus_per_worker == 7
+    assert WorkerSpec(use_gpu=True).on([Node(0), Node(8, 1), Node(8, 1)]).cpus_per_worker == 7
+    assert WorkerSpec(use_gpu=True).on([Node(64, 8), Node(64, 8)]).cpus_per_worker == 7
     assert WorkerSpec(cpus_per_worker=3).on([Node(16)]).cpus_per_worker == 3
     assert WorkerSpec(num_workers=2).on([]).threads == 8
 
@@ -174,7 +176,7 @@ def test_what_is_asked_for_and_what_there_is_in_words():
         ({"gpus_per_actor": -1}, r"^job.toml: cluster.gpus_per_actor=-1; wanted 0 or more"),
         ({"gpus_per_actor": 1.5}, r"cluster.gpus_per_actor=1.5; wanted a part of one GPU, or whole ones"),
         ({"memory_gb_per_actor": 0}, r"cluster.memory_gb_per_actor=0; wanted more than 0"),
-        ({"cpus_per_actor": float("inf")}, r"cluster.cpus_per_actor=inf; wanted more than 0"),
+        ({"cpus_per_actor": float("inf")}, r"^job.toml: cpus_per_actor = inf; wanted a finite number"),
     ],
 )
 def test_amounts_that_nobody_could_give_are_refused_in_the_job(wrong, told):
@@ -285,7 +287,7 @@ def test_a_trial_takes_all_its_workers(monkeypatch):
 
     def slots(nodes, **workers):
         values = {"name": "study", "out": "any", "train": train | {"workers": workers}, "space": space}
-        return _slots(check_settings(values, SweepJob, source="test"), nodes)
+        return slots_of(check_settings(values, SweepJob, source="test"), nodes)
 
     assert slots([Node(16)] * 4, num_workers=4, cpus_per_worker=4) == 3  # one CPU is left to readers
     assert slots([Node(16)] * 4, num_workers=2, cpus_per_worker=9) == 2  # one to a node, though 64 CPUs are 3 x 18

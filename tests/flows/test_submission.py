@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import requests
+from ray.job_submission import JobDetails, JobStatus
 
 from cisray.errors import InputError
-from cisray.flows.submission import connect, entrypoint, sent_environment
+from cisray.flows import submission
+from cisray.flows.submission import connect, entrypoint, follow, sent_environment
 from loopback import free_ports
 
 pytestmark = pytest.mark.ray
@@ -103,9 +106,9 @@ def test_a_job_reads_the_job_file_that_was_sent_and_begins_in_the_folder_asked_f
     assert ran.returncode == 7
     told = ran.stdout.splitlines()
     assert told[0] == str(project / "shared disk")
-    assert told[1:4] == ["-m", "cisray", "train"]
-    assert told[4] == str(project / "sent" / "jobs" / "my train.toml")
-    assert told[5:] == ["--set", "name='it is'", "--set=out=runs/a b", "$HOME"]
+    assert told[1:5] == ["-P", "-m", "cisray", "train"]  # what lies in the shared folder is no code
+    assert told[5] == str(project / "sent" / "jobs" / "my train.toml")
+    assert told[6:] == ["--set", "name='it is'", "--set=out=runs/a b", "$HOME"]
 
 
 def test_a_folder_that_the_cluster_does_not_have_ends_the_job_with_a_word(project, monkeypatch):
@@ -132,6 +135,7 @@ def test_what_a_job_needs_is_sent_and_nothing_else():
     ("name", "value"),
     [
         ("MLFLOW_TRACKING_URI", "postgresql://me:s3cr3t@host/mlflow"),
+        ("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:s3cr3t/x@host/mlflow"),
         ("MLFLOW_TRACKING_URI", "postgresql://host/mlflow?password=s3cr3t"),
         ("MLFLOW_TRACKING_URI", "https://s3cr3t@host"),
         ("CISRAY_DATA", "s3://key:s3cr3t@bucket/data"),
@@ -153,6 +157,43 @@ def test_a_command_line_or_a_job_file_that_holds_a_password_is_not_sent(project,
     with pytest.raises(InputError, match=r"my train\.toml: holds a password in an address, and would be sent") as told:
         entrypoint(line[:2], folder=Path.cwd(), run_dir="/")
     assert "s3cr3t" not in str(told.value)
+
+
+class Flaky:
+    """A cluster that answers a question, then does not, then does again, or no more."""
+
+    def __init__(self, silent):
+        self.silent, self.asked = silent, 0
+
+    def get_job_status(self, job_id):
+        self.asked += 1
+        if 2 <= self.asked < 2 + self.silent:
+            raise requests.ConnectionError("connection refused")
+        return JobStatus.SUCCEEDED if self.asked > 4 else JobStatus.RUNNING
+
+    def get_job_info(self, job_id):
+        return JobDetails(type="SUBMISSION", status=JobStatus.SUCCEEDED, entrypoint="")
+
+    async def tail_job_logs(self, job_id):
+        yield "one\n"
+        if self.asked > 4:
+            yield "two\n"
+
+
+def test_a_tunnel_that_breaks_is_waited_for_and_the_log_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(submission, "POLL_S", 0.01)
+    written = []
+    assert follow(Flaky(silent=2), "raysubmit_1", written.append) == 0
+    assert "".join(written) == "one\ntwo\n"
+
+
+def test_a_cluster_that_answers_no_more_is_told_and_the_way_back_to_the_job(monkeypatch):
+    monkeypatch.setattr(submission, "POLL_S", 0.01)
+    monkeypatch.setattr(submission, "SILENCE_S", 0.1)
+    with pytest.raises(
+        InputError, match=r"has not answered for 0.1 s .*raysubmit_1 goes on .*: cisray logs raysubmit_1"
+    ):
+        follow(Flaky(silent=1000), "raysubmit_1", print)
 
 
 @pytest.mark.parametrize(

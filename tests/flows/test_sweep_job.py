@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,11 @@ POPULATION = {"search": {"method": "population"}}
         ({"repeats": {"seeds": [1, 1]}}, r"repeats: seeds=\[1, 1\]; wanted each once"),
         ({"baselines": {"linear": {"training": {}}}}, r"linear has no model; give it \[baselines.linear.model\]"),
         ({"baselines": {"linear": {"model": {"architecture": "kmer_ridge", "q": 1}}}}, "unknown key model.q"),
+        ({"baselines": {"winner": {"model": {"architecture": "kmer_ridge"}}}}, "for its folder; winner is taken"),
+        ({"baselines": {"../x": {"model": {"architecture": "kmer_ridge"}}}}, r"baselines: '../x': wanted a name of"),
+        ({"refit": {"training": {"epoch": 30}}}, "unknown key training.epoch; did you mean training.epochs"),
+        ({"budget": {"hours": math.inf}}, "budget.hours = inf; wanted a finite number"),
+        ({"seed": -1}, "seed"),
         (POPULATION | {"stopping": {"method": "asha"}}, "a population goes with neither stopping, repeats, refit"),
         (POPULATION | {"repeats": {"seeds": [1, 2]}}, "a population goes with neither stopping, repeats, refit"),
         (POPULATION | {"budget": {"hours": 2.0}}, "nor a budget of examples or hours"),

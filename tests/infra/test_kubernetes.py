@@ -339,3 +339,14 @@ def test_the_network_lets_through_what_is_needed_and_nothing_else():
         other = {"minio": own["s3"], "s3": own["minio"]}
         assert [case for case in [*ALLOWED, *own[name]] if not reaches(policies, *case)] == []
         assert [case for case in [*DENIED, *other[name]] if reaches(policies, *case)] == []
+
+
+def test_workers_reach_stores_outside_where_the_policy_for_uris_is_added():
+    policies = [one["spec"] for one in kustomize(FOLDER / "minio") if one["kind"] == "NetworkPolicy"]
+    (added,) = documents((FOLDER / "uris" / "network.yaml").read_text(encoding="utf-8"))
+    for version in VERSIONS:
+        validate(added, version)
+    policies.append(added["spec"])
+    assert reaches(policies, WORKER, WORLD, 443)
+    assert not reaches(policies, WORKER, WORLD, 80)
+    assert not reaches(policies, POSTGRES, WORLD, 443)

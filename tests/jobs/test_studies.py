@@ -12,6 +12,7 @@ from cisray.config import load_job
 from cisray.datasets.from_table import TableSource
 from cisray.datasets.loci.folds import SPLITS
 from cisray.flows.build import TableJob
+from cisray.flows.swap_job import SwapJob
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.train_job import TrainJob
 from cisray.geometry import Geometry
@@ -125,3 +126,10 @@ def test_every_trial_of_the_sweep_is_a_network_of_its_architecture():
     assert seen == {"deepbind", "basset", "danq"}
     baselines = {job.baseline_job(name, Path("any"), job.runs[0]).model.architecture for name in job.baselines}
     assert baselines == {"linear", "gkm_svm", "random_forest", "gradient_boosting"}
+
+
+def test_the_swap_is_of_datasets_that_are_built():
+    job = load_job(JOBS / "cnnprom/swap.toml", SwapJob)
+    for name, condition in job.conditions.items():
+        assert condition.dataset == load_job(JOBS / "cnnprom" / name / "dataset.toml", TableJob).out
+    assert not job.example.training.reverse_complement

@@ -24,12 +24,13 @@ def test_the_number_of_parameters_is_the_published_one():
 
 
 def test_it_is_the_published_computation():
-    network = build(channels=5, width=7, hidden_units=6, layers=2)
+    network = build(channels=5, width=7, hidden_units=6, dilations=(1, 3))
     codes = random_codes(3, 50)
     hidden = encode(codes)
     for added in network.local:
         (conv, _), beside = added.branches
-        changed = F.relu(F.conv1d(F.pad(hidden, (3, 3)), conv.weight, conv.bias))
+        (step,) = conv.dilation
+        changed = F.relu(F.conv1d(F.pad(hidden, (3 * step, 3 * step)), conv.weight, conv.bias, dilation=step))
         hidden = changed + (hidden if isinstance(beside, torch.nn.Identity) else F.conv1d(hidden, beside.weight))
     backwards = hidden.detach().numpy()[:, :, ::-1]
     pooled = [pool(backwards[:, :, frame::3], axis=2) for frame in range(3) for pool in (np.max, np.mean)]
@@ -37,6 +38,18 @@ def test_it_is_the_published_computation():
     features = torch.from_numpy(np.concatenate(pooled, axis=1))
     expected = F.linear(F.relu(F.linear(features, dense.weight, dense.bias)), tracks.weight, tracks.bias)
     torch.testing.assert_close(network(codes), expected[:, None, :])
+
+
+def test_with_positions_every_value_is_read_besides():
+    hidden = torch.rand(2, 3, 20)
+    read = FramePool(positions=True)(hidden)
+    assert torch.equal(read[:, :18], FramePool()(hidden))
+    assert torch.equal(read[:, 18:, 0], hidden.flatten(1))
+    network = build(positions=True, channels=4, input_dropout=0.5, dropout=0.0)
+    codes = random_codes(2, 50)
+    assert torch.equal(network(codes), network(codes))  # settled: nothing is left out
+    network.train()
+    assert not torch.equal(network(codes), network(codes))
 
 
 @pytest.mark.parametrize("length", [3, 4, 5, 50])
@@ -58,9 +71,11 @@ def test_whole_codons_before_the_window_change_no_frame():
 
 
 def test_a_base_moves_what_its_layers_see():
-    network = build(layers=2, channels=4)
+    network = build(dilations=(1, 1), channels=4)
     (reach,) = reach_of(network.local)
     assert (reach.stride_bp, reach.start_bp, reach.end_bp) == (1, -6, 7)
+    (by_codons,) = reach_of(build(dilations=(1, 3), channels=4).local)
+    assert (by_codons.start_bp, by_codons.end_bp) == (-12, 13)
     codes = random_codes(1, 50)
     changed = codes.clone()
     changed[0, 20] = (changed[0, 20] + 1) % 4
@@ -74,5 +89,7 @@ def test_what_it_cannot_read_is_refused():
         build(window_bp=2)
     with pytest.raises(InputError, match="framepool labels a window as a whole"):
         build_framepool(FramePoolConfig(), geometry=Geometry(window_bp=60, bin_bp=20), num_tracks=1)
-    with pytest.raises(ValidationError, match="layers"):
-        FramePoolConfig(layers=0)
+    with pytest.raises(ValidationError, match="dilations"):
+        FramePoolConfig(dilations=(0,))
+    with pytest.raises(ValidationError, match="at least one"):
+        FramePoolConfig(dilations=())

@@ -63,6 +63,7 @@ RESULTS = {
     ],
     "baselines": {"linear": baseline(0.6)},
     "test": {"winner": {"": {"pearson": 0.79, "r2": None}}, "linear": {"": {"pearson": 0.58, "r2": 0.3}}},
+    "other_tests": [],
     "definitions": {"pearson": "how well they agree"},
     "cisray_version": "0.1.0",
 }

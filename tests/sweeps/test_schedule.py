@@ -56,6 +56,7 @@ def do(step, history):
         epoch=step.epoch,
         curve=[] if fails else best_so_far(curve),
         values=[] if fails else curve[-1:],
+        latest=math.nan if fails else curve[-1],
         examples=100 * step.epoch,
         seconds=1800.0,
         settings=dict(step.settings),
@@ -172,6 +173,16 @@ def test_a_population_ends_better_than_the_same_trials_alone():
     assert began != ended
 
 
+def test_a_population_copies_who_is_best_now_and_not_who_was():
+    schedule = make_schedule(make_rules(search=Population(method="population"), most_trials=4, stopping=NoStopping()))
+    decayed, latest = 2, [0.5, 0.6, 0.1, 0.4]
+    for number in range(4):
+        result = do(schedule.next_step(range(number)), {})._replace(failure="", finished=False, latest=latest[number])
+        schedule.tell(result._replace(curve=[0.9 if number == decayed else latest[number]]))
+    steps = [schedule.next_step(range(number)) for number in range(4)]
+    assert [step.origin for step in steps] == [0, 1, 1, 3]
+
+
 def test_a_schedule_refuses_what_is_out_of_order():
     schedule = make_schedule(make_rules())
     with pytest.raises(ValueError, match="trial 1 begins after 0 others"):
@@ -210,15 +221,25 @@ def test_a_folder_gives_back_what_was_kept(tmp_path):
     assert [one.rung for one in folder.read()[1] if one.number == 0] == [0]
 
 
+def test_more_than_a_hundred_rungs_are_read_in_order(tmp_path):
+    folder = SweepFolder(tmp_path)
+    folder.begin(0, {})
+    result = do(make_schedule(make_rules()).next_step(()), {})
+    for rung in range(102):
+        folder.keep(result._replace(rung=rung))
+    assert [one.rung for one in folder.read()[1]] == list(range(102))
+
+
 def test_a_receipt_keeps_what_is_no_number(tmp_path):
     folder = SweepFolder(tmp_path)
     folder.begin(0, {"training.learning_rate": 0.1, "model.widths": (1, 2)})
     result = do(make_schedule(make_rules()).next_step(()), {})
-    folder.keep(result._replace(curve=[math.nan, 0.5], values=[math.nan]))
+    folder.keep(result._replace(curve=[math.nan, 0.5], values=[math.nan], latest=math.nan))
     ((read,),) = [folder.read()[1]]
     assert math.isnan(read.curve[0])
     assert read.curve[1] == 0.5
     assert math.isnan(read.values[0])
+    assert math.isnan(read.latest)
 
 
 def test_checkpoints_go_when_nobody_goes_on_from_them(tmp_path):
@@ -274,3 +295,11 @@ def test_the_spread_is_over_a_trials_runs():
     (row,) = rank(schedule)
     assert (row.value, row.spread) == (0.4, pytest.approx(0.1 * math.sqrt(2)))
     assert row.status == "finished"
+
+
+def test_a_run_without_a_value_leaves_no_mean_and_no_spread():
+    schedule = make_schedule(make_rules(stopping=NoStopping(), most_trials=1))
+    result = do(schedule.next_step(()), {})._replace(finished=True, failure="")
+    schedule.tell(result._replace(curve=[math.nan], values=[math.nan, 0.4]))
+    (row,) = rank(schedule)
+    assert (row.value, row.spread, row.values) == (None, None, [None, 0.4])

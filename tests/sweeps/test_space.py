@@ -2,11 +2,12 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cisray.errors import InputError
 from cisray.sweeps.space import (
+    MOST_COMBINATIONS,
     Choice,
     Integer,
     LogUniform,
@@ -69,15 +70,16 @@ def test_what_is_drawn_lies_in_the_space_and_depends_on_seed_and_number_alone(sp
 
 @given(spaces())
 def test_a_grid_holds_every_combination_that_counts_once(space):
+    points = {}
+    for name, parameter in space.items():
+        values = [settings[name] for settings in grid({name: parameter.__class__(**unconditional(parameter))})]
+        points[name] = values
+    assume(math.prod(map(len, points.values())) <= MOST_COMBINATIONS)
     combinations = grid(space)
     for settings in combinations:
         check_lies_in(settings, space)
     assert len({str(sorted(settings.items())) for settings in combinations}) == len(combinations)
     # independently: the product of all values, of which those that do not count are struck out
-    points = {}
-    for name, parameter in space.items():
-        values = [settings[name] for settings in grid({name: parameter.__class__(**unconditional(parameter))})]
-        points[name] = values
     expected = set()
     for values in itertools.product(*points.values()):
         chosen = {}
@@ -194,6 +196,12 @@ def test_a_space_that_makes_no_sense_is_refused(space, message):
 def test_a_grid_of_a_range_without_points_is_refused():
     with pytest.raises(InputError, match=r"training.rate is a range, and a grid tries points; give it points = N"):
         grid({"training.rate": Uniform(low=0, high=1)})
+
+
+def test_a_grid_without_end_is_refused_before_it_is_written_down():
+    space = {f"model.sizes.{name}": Integer(low=1, high=10**9) for name in "ab"}
+    with pytest.raises(InputError, match=r"a grid of this space has more than 100,000 combinations; give its param"):
+        grid(space)
 
 
 ARCHITECTURE = Choice(values=("basset", "danq", "deepbind"))

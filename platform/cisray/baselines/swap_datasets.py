@@ -80,9 +80,7 @@ def write_condition(out: Path, source: Source, dealt: Dealt, *, name: str, facts
             tallies[part.split] = tallies[part.split] + tally if part.split in tallies else tally
             files.append(DataFile(path=str(path.relative_to(aside)), rows=len(part.rows), sha256=file_digest(path)))
         tallies = {split: tallies[split] for split in SPLITS}
-        counts: dict[Split, int] = {
-            split: sum(file.rows for file in files if _split_in(file.path) == split) for split in SPLITS
-        }
+        counts: dict[Split, int] = {split: sum(file.rows for file in files if file.split == split) for split in SPLITS}
         made = dataclasses.replace(
             card,
             name=name,
@@ -92,7 +90,7 @@ def write_condition(out: Path, source: Source, dealt: Dealt, *, name: str, facts
             counts=counts,
             dropped=card.dropped | dealt.left_out,
             statistics={split: tally.statistics([track.name for track in tracks]) for split, tally in tallies.items()},
-            files=tuple(sorted(files, key=lambda file: SPLITS.index(_split_in(file.path)))),
+            files=tuple(sorted(files, key=lambda file: SPLITS.index(file.split))),
             facts={"swap": dict(facts)},
             job={"swap": dict(facts), "dataset": card.job},
         )
@@ -135,10 +133,6 @@ def _read_parts(source: Source, dealt: Dealt) -> Iterator[_Part]:
 
 def _is_unchanged(dealt: Dealt) -> bool:
     return dealt.fold is None and not any(dealt.left_out.values())
-
-
-def _split_in(path: str) -> Split:
-    return next(split for split in SPLITS if f"split={split}/" in path)
 
 
 def _regions(source: Source, dealt: Dealt) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cisray.baselines.gkm_lmers import Codes
@@ -20,6 +21,7 @@ from cisray.datasets.loci.dealing import deal_to_folds
 from cisray.datasets.loci.folds import SPLITS
 from cisray.datasets.schema import decode_rows, iter_examples, layout_of, to_float
 from cisray.datasets.tables.duplicates import DuplicateSpec, Sequences, find_groups
+from cisray.datasets.tables.near_pairs import NOTHING_MISSED, Search
 from cisray.datasets.tables.row_splits import NO_SPLIT
 from cisray.errors import InputError
 from cisray.genome.bed import merge_intervals, overlap_bp
@@ -38,7 +40,7 @@ class LociSpec:
 
     num_folds: int = 0
     """k folds into which all conditions' loci are dealt anew; 0 keeps the splits of the datasets."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of the dealing."""
     min_identity: float = 0.8
     """Of sequences without a common genome: from which on two are one locus."""
@@ -129,14 +131,17 @@ def read_measured(dataset_dir: Path, card: Card, tracks: Sequence[int]) -> NDArr
     return np.concatenate(found)
 
 
-def group_loci(parts: Sequence[Rows], spec: LociSpec, *, by: CompareBy) -> list[NDArray[np.int64]]:
-    """Return the number of each row's locus, [R] for each dataset; rows of one locus chain together."""
+def group_loci(parts: Sequence[Rows], spec: LociSpec, *, by: CompareBy) -> tuple[list[NDArray[np.int64]], Search]:
+    """Return the number of each row's locus, [R] for each dataset, and how they were looked for.
+
+    Rows of one locus chain together.
+    """
     if by == "sequence":
         codes = [_without_flanks(part.codes) for part in parts if part.codes is not None]
-        groups = _group_sequences(codes, spec.min_identity)
+        groups, how = _group_sequences(codes, spec.min_identity)
     else:
-        groups = _group_places(parts, spec.apart_bp)
-    return np.split(groups, np.cumsum([len(part.split) for part in parts])[:-1])
+        groups, how = _group_places(parts, spec.apart_bp), NOTHING_MISSED
+    return np.split(groups, np.cumsum([len(part.split) for part in parts])[:-1]), how
 
 
 def keep_splits(
@@ -234,7 +239,9 @@ def _group_places(parts: Sequence[Rows], apart_bp: int) -> NDArray[np.int64]:
     return group
 
 
-def _group_sequences(parts: Sequence[tuple[Codes, NDArray[np.int64]]], min_identity: float) -> NDArray[np.int64]:
+def _group_sequences(
+    parts: Sequence[tuple[Codes, NDArray[np.int64]]], min_identity: float
+) -> tuple[NDArray[np.int64], Search]:
     """Number the near-duplicates on either strand among sequences from the left, filled up with N."""
     width = max(codes.shape[1] for codes, _ in parts)
     codes = np.concatenate(
@@ -243,7 +250,8 @@ def _group_sequences(parts: Sequence[tuple[Codes, NDArray[np.int64]]], min_ident
     lengths = np.concatenate([lengths for _, lengths in parts])
     present = np.flatnonzero(lengths)
     spec = DuplicateSpec(min_identity=min_identity, both_strands=True)
-    return find_groups(Sequences(codes[present], lengths[present], present), len(codes), spec).group
+    found = find_groups(Sequences(codes[present], lengths[present], present), len(codes), spec)
+    return found.group, found.search
 
 
 def _without_flanks(codes: Codes) -> tuple[Codes, NDArray[np.int64]]:

@@ -90,8 +90,8 @@ def mine(
     from cisray.datasets.peaks.mining import MiningSpec
     from cisray.flows.build import PeaksJob
     from cisray.flows.mine import mine_negatives
+    from cisray.registry import fetch_model
     from cisray.reports.console import progress_bars
-    from cisray.tracking import fetch_model
 
     own_folder(out)
     job = load_job(job_path, PeaksJob, overrides or ())

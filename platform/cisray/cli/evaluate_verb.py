@@ -82,9 +82,10 @@ def evaluate(
     from cisray.files import read_json
     from cisray.flows.evaluate import EvaluateJob
     from cisray.flows.evaluate import evaluate as run
+    from cisray.registry import fetch_model
     from cisray.remote import join, local_path
     from cisray.reports.console import progress_bars
-    from cisray.tracking import fetch_model, record_evaluation
+    from cisray.tracking import record_evaluation
 
     settings = {
         "model": str(fetch_model(model).bundle_dir),

@@ -67,10 +67,10 @@ def importance(
     from cisray.config import check_settings
     from cisray.flows.importance import importance as run
     from cisray.flows.importance_job import ImportanceJob
+    from cisray.registry import fetch_model
     from cisray.remote import local_path
     from cisray.reports.console import progress_bars
     from cisray.reports.importance_page import write_importance_page
-    from cisray.tracking import fetch_model
 
     own_folder(out)
     settings = {

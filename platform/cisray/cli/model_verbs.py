@@ -22,9 +22,10 @@ def train(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.publishing import fetched_output
     from cisray.flows.train import train as run
     from cisray.flows.train_job import TrainJob
+    from cisray.registry import fetch_model
     from cisray.remote import local_path
     from cisray.reports.console import progress_bars
-    from cisray.tracking import fetch_model, is_registered, shown_store, tracked_run
+    from cisray.tracking import is_registered, shown_store, tracked_run
 
     job = load_job(job_path, TrainJob, overrides or ())
     out = fetched_output(job.out)

@@ -105,7 +105,7 @@ def _plan_score(job_path: Path, overrides: Sequence[str], spec: "PlanSpec") -> "
     from cisray.config import load_job
     from cisray.flows.plans.score import plan_score
     from cisray.flows.score_job import ScoreJob
-    from cisray.tracking import fetch_models
+    from cisray.registry import fetch_models
 
     job = load_job(job_path, ScoreJob, overrides)
     return [plan_score(job, spec, list(fetch_models([job.model, *job.ensemble], head=job.head)))]

@@ -21,21 +21,23 @@ def score(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.flows.score import score as run
     from cisray.flows.score_export import export
     from cisray.flows.score_job import ScoreJob
+    from cisray.registry import fetch_models
     from cisray.reports.console import progress_bars
     from cisray.scoring.manifest import MANIFEST_NAME
-    from cisray.tracking import fetch_models, send_kept, tracked_run
+    from cisray.tracking import is_left_open, send_kept, tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
     models = fetch_models([job.model, *job.ensemble], head=job.head)
     out = fetched_output(job.out)
-    if (out / MANIFEST_NAME).exists():
+    settings = dataclasses.asdict(job)
+    if (out / MANIFEST_NAME).exists() and not is_left_open("scoring", out=out, settings=settings):
         run(job, models=models)  # done by this very job, or refused
         send_kept(out)
         print(f"already scored: {shown_place(job.out, out)}")
         return
     console = open_console()
     with (
-        tracked_run("scoring", kind="score", out=out, settings=dataclasses.asdict(job), job_path=job_path) as tracked,
+        tracked_run("scoring", kind="score", out=out, settings=settings, job_path=job_path) as tracked,
         progress_bars(console) as report,
     ):
         run(job, models=models, report=report)
@@ -58,9 +60,10 @@ def calibrate(
     from cisray.errors import InputError
     from cisray.flows.calibrate import calibrate as run
     from cisray.flows.score_job import ScoreJob
+    from cisray.registry import fetch_models, keep_calibration
     from cisray.reports.console import progress_bars
     from cisray.stores import is_uri
-    from cisray.tracking import fetch_models, keep_calibration, tracked_run
+    from cisray.tracking import tracked_run
 
     job = load_job(job_path, ScoreJob, overrides or ())
     out = own_folder(job.out)

@@ -19,15 +19,17 @@ def swap(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.datasets.card import read_card
     from cisray.flows.swap import swap as run
     from cisray.flows.swap_job import SwapJob
+    from cisray.registry import fetch_model
     from cisray.reports.console import print_table, progress_bars
     from cisray.reports.swap_page import swap_rows, write_swap_page
-    from cisray.tracking import fetch_model, send_kept, shown_store, tracked_run
+    from cisray.tracking import is_left_open, send_kept, shown_store, tracked_run
 
     job = load_job(job_path, SwapJob, overrides or ())
     out = own_folder(job.out)
     start = job.example.start.model
     start_dir = fetch_model(start).bundle_dir if start else None
-    if (out / SWAP_NAME).exists():
+    settings = dataclasses.asdict(job)
+    if (out / SWAP_NAME).exists() and not is_left_open(job.name, out=out, settings=settings):
         run(job, start_dir=start_dir)  # done by this very job, or refused
         send_kept(out)
         print(f"already swapped: {out}")
@@ -35,7 +37,7 @@ def swap(job_path: JobFile, overrides: Overrides = None) -> None:
     cards = {name: read_card(Path(one.dataset)) for name, one in job.conditions.items()}
     console = open_console()
     with (
-        tracked_run(job.name, kind="swap", out=out, settings=dataclasses.asdict(job), job_path=job_path) as tracked,
+        tracked_run(job.name, kind="swap", out=out, settings=settings, job_path=job_path) as tracked,
         progress_bars(console) as show,
     ):
         for name, card in cards.items():

@@ -54,11 +54,12 @@ def sweep(job_path: JobFile, overrides: Overrides = None) -> None:
     from cisray.files import read_json, value_digest
     from cisray.flows.sweep import sweep as run
     from cisray.flows.sweep_job import SweepJob
+    from cisray.registry import fetch_model
     from cisray.remote import local_path
     from cisray.reports.console import progress_bars
     from cisray.reports.sweep_page import write_sweep_page
     from cisray.sweeps.leaderboard import LEADERBOARD_NAME, SWEEP_NAME
-    from cisray.tracking import fetch_model, is_registered, shown_store, tracked_run
+    from cisray.tracking import is_registered, shown_store, tracked_run
 
     job = load_job(job_path, SweepJob, overrides or ())
     out = own_folder(job.out)
@@ -100,8 +101,7 @@ def sweep(job_path: JobFile, overrides: Overrides = None) -> None:
             metric=results["trials"][0]["value"],
         )
     _show(console, results)
-    for path in (out / LEADERBOARD_NAME, page):
-        print(f"written: {path}")
+    print(f"written: {out / LEADERBOARD_NAME}\nwritten: {page}")
     print(f"bundle: {out / 'winner'}")
     print(f"model: models:/{registered.name}/{registered.version}, which {registered.verdict}")
     print(f"MLflow store: {shown_store()}")

@@ -165,6 +165,11 @@ class DataFile:
         if Path(self.path).is_absolute() or ".." in Path(self.path).parts:
             raise InputError(f"file {self.path!r}: wanted a path inside the dataset's folder")
 
+    @property
+    def split(self) -> str:
+        """The split that its rows are in."""
+        return Path(self.path).parent.name.removeprefix("split=")
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Card:

@@ -1,7 +1,6 @@
 """Build a dataset: lay out the work of any source, spread it over processes, and say in the card what came of it."""
 
 import dataclasses
-import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -151,7 +150,7 @@ def forecast(job: BuildJob, regions: Sequence[Region] | None = None) -> Forecast
         process_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         fixed_s=fixed_s,
         core_s=seconds * sum(rows.values()) / max(1, timed.num_rows),
-        workers=min(job.cluster.actors or os.cpu_count() or 1, len(plan.shards)),
+        workers=job.cluster.expected_actors(len(plan.shards)),
     )
 
 

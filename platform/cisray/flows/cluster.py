@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
+import torch
 from pydantic.dataclasses import dataclass
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.flows.lost import check_answers, deaths_told, told_if_lost
-from cisray.flows.resources import RESOURCES, Need, Request, check_amounts, nodes_here, num_held
+from cisray.flows.resources import RESOURCES, Need, Node, Request, check_amounts, nodes_here, num_held
 from cisray.progress import Progress, Report
 
 # Ray would end a pipeline whose tasks take long; how long a shard may take only its data can tell.
@@ -67,8 +68,30 @@ class ClusterSpec:
         """Return how many processes work on this many shards."""
         if self.actors is not None:
             return min(self.actors, num_shards)
-        available = num_held(self.need, nodes_here(), cpu_count=os.cpu_count() or 1)
-        return max(1, min(available, num_shards))
+        return max(1, min(self._held_by(nodes_here()), num_shards))
+
+    def expected_actors(self, num_shards: int) -> int:
+        """Return how many processes will work on this many shards, before a cluster is joined or started."""
+        if self.actors is not None:
+            return min(self.actors, num_shards)
+        return max(1, min(self._held_by(self.expected_nodes()), num_shards))
+
+    def expected_nodes(self) -> list[Node]:
+        """Return the nodes of the cluster that a job would join, or the one of the cluster that it would start."""
+        if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+            with cluster(self):
+                return nodes_here()
+        memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+        accelerators = () if self.accelerator_type is None else (self.accelerator_type,)
+        return [Node(self._local_cpus, torch.cuda.device_count(), memory_gb, accelerators)]
+
+    @property
+    def _local_cpus(self) -> int:
+        """Logical CPUs of a cluster started here."""
+        return self.num_cpus or max(4, (os.cpu_count() or 1) + 2)
+
+    def _held_by(self, nodes: Sequence[Node]) -> int:
+        return num_held(self.need, nodes, cpu_count=os.cpu_count() or 1)
 
 
 @contextmanager
@@ -92,7 +115,7 @@ def cluster(spec: ClusterSpec) -> Iterator[None]:
         with _without_native_log():
             ray.init(
                 address="local",
-                num_cpus=spec.num_cpus or max(4, (os.cpu_count() or 1) + 2),
+                num_cpus=spec._local_cpus,
                 object_store_memory=spec.object_store_mb << 20,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",

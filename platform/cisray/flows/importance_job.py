@@ -2,6 +2,7 @@
 
 from typing import Literal, get_args
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cisray.baselines.word_importance import check_word
@@ -37,7 +38,7 @@ class ImportanceJob:
     """Shuffles of each feature."""
     resamples: int = 20
     """Fits to halves of the training split, whose stability is told."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     strands: Strands = "learned"
     """Of words and changes: "both" averages the readings of both strands; a model reads as it learned unless this says
     otherwise, as in an evaluation."""

@@ -54,7 +54,7 @@ class _Run(NamedTuple):
     plan: dict[str, Any]
 
 
-def learn(config: dict[str, Any]) -> str | None:
+def learn(config: dict[str, Any]) -> InputError | None:
     """Be one worker: read, learn, and put a checkpoint aside whenever the loop says so.
 
     Returns why it cannot go on, where that would be so at every restart; None where it is done.
@@ -78,7 +78,7 @@ def learn(config: dict[str, Any]) -> str | None:
     except (FloatingPointError, InputError) as error:
         if world > 1:
             raise  # the others may be waiting for this worker
-        return str(error)
+        return error if isinstance(error, InputError) else InputError(str(error))
     return None
 
 

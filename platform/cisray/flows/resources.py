@@ -22,7 +22,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 from cisray.progress import Progress, Report
 
 RESOURCES = ("CPU", "GPU", "memory", "accelerator_type", "workers")
@@ -42,7 +42,7 @@ FIRST_SAID_S, SAID_S = 60.0, 180.0
 MOST_KINDS = 8
 
 
-class NoRoomError(InputError):
+class NoRoomError(MachineError):
     """The cluster can never hold what a job asks for."""
 
 
@@ -203,20 +203,23 @@ def _floor(memory_gb: float) -> float:
 
 
 def num_held(need: Need, nodes: Sequence[Node], *, cpu_count: int) -> int:
-    """Return how many workers fill a cluster and leave a CPU to Ray's readers; those with GPUs fill the GPUs.
+    """Return how many workers fill a cluster and leave a CPU to Ray's readers.
 
     Args:
         need: what each takes.
         nodes: of the cluster.
         cpu_count: CPUs of this machine: a cluster started here says that it has more.
     """
-    held = [node.holds(need) for node in nodes]
-    if need.gpus:
-        return sum(held)
     if len(nodes) == 1:
         return nodes[0]._replace(cpus=min(nodes[0].cpus - 1, cpu_count)).holds(need)
-    without = [node._replace(cpus=node.cpus - 1).holds(need) if node.cpus >= 1 else 0 for node in nodes]
-    return max((sum(held) - number + fewer for number, fewer in zip(held, without, strict=True)), default=0)
+    held = [node.holds(need) for node in nodes]
+    # a head without CPUs has none to leave
+    lost = [
+        number - node._replace(cpus=node.cpus - 1).holds(need)
+        for number, node in zip(held, nodes, strict=True)
+        if node.cpus >= 1
+    ]
+    return sum(held) - min(lost, default=0)
 
 
 def nodes_here() -> list[Node]:

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import pyarrow as pa
 import ray.data
 
-from cisray.errors import InputError
+from cisray.errors import BusyError, InputError
 from cisray.files import file_digest, full_disk_told, read_json, replace_folder, value_digest, write_json, written_whole
 from cisray.flows.cluster import ClusterSpec
 from cisray.flows.resources import room_for
@@ -175,7 +175,7 @@ def _lock(staging: Path) -> IO[str]:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
-        raise InputError(f"{staging}: another process works on it; wait for it, or end it first") from None
+        raise BusyError(f"{staging}: another process works on it; wait for it, or end it first") from None
     return handle
 
 

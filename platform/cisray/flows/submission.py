@@ -32,6 +32,8 @@ CONNECT_S = 10
 START_S = 60
 """A job that has not begun by then is given up."""
 POLL_S = 0.5
+SILENCE_S = 60
+"""A cluster that has not answered for so long is no longer waited for; its job runs on."""
 BAD_INPUT, STOPPED, FAILED = 2, 130, 1
 """Exit codes; any other is the job's own."""
 _TALKING = ["ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"]
@@ -127,7 +129,7 @@ def entrypoint(arguments: Sequence[str], *, folder: Path, run_dir: str) -> str:
     )
     return (
         f"sent=$PWD; cd {shlex.quote(run_dir)} || {{ echo {missing} >&2; exit {BAD_INPUT}; }}; "
-        f"exec python -m cisray {' '.join(words)}"
+        f"exec python -P -m cisray {' '.join(words)}"
     )
 
 
@@ -233,15 +235,21 @@ def _pass_on_log(client: JobSubmissionClient, job_id: str, write: Callable[[str]
                 write(fresh)
                 written = seen
 
+    heard = time.monotonic()
     while True:
-        ended = client.get_job_status(job_id).is_terminal()
         try:
+            ended = client.get_job_status(job_id).is_terminal()
             asyncio.run(pass_on())
-        except (RuntimeError, OSError, requests.RequestException):
+            heard = time.monotonic()
             if ended:
-                raise
-        if ended:
-            return
+                return
+        except (RuntimeError, OSError, requests.RequestException) as error:
+            if time.monotonic() - heard > SILENCE_S:
+                raise InputError(
+                    f"the cluster has not answered for {SILENCE_S} s ({error}); job {job_id} goes on without this "
+                    f"command: cisray logs {job_id} follows it again, once a tunnel or port-forward leads to the "
+                    "dashboard"
+                ) from error
         time.sleep(POLL_S)
 
 

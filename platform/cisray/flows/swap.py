@@ -38,6 +38,7 @@ from cisray.bundle import Predictor, bundle_digest
 from cisray.datasets.card import CARD_NAME, Card, Inputs, read_card
 from cisray.datasets.predictions import prediction_schema
 from cisray.datasets.schema import decode_examples, encode_rows, iter_examples, layout_of, to_float, verify_dataset
+from cisray.datasets.tables.near_pairs import NOTHING_MISSED, Search
 from cisray.datasets.transforms import to_natural
 from cisray.errors import InputError
 from cisray.files import write_json
@@ -123,7 +124,8 @@ def swap(job: SwapJob, *, start_dir: Path | None = None, report: Report = silent
     runs = [run.name for run in job.runs]
     write_tables(staging.path, cells, runs, metric=metric)
     results = _results(job, sources, cells, metric=metric)
-    loci = dataclasses.asdict(job.loci) | {"compared_by": by, "runs": _count_loci(cards)}
+    search = next(iter(next(iter(cards.values())).values())).facts["swap"]["search"]
+    loci = dataclasses.asdict(job.loci) | {"compared_by": by, "search": search, "runs": _count_loci(cards)}
     digests = {run: {name: bundle_digest(_model_dir(staging, run, name)) for name in job.conditions} for run in runs}
     write_json(staging.path / SWAP_NAME, results | {"runs": runs, "loci": loci, "models": digests})
     _drop_caches(job, staging)
@@ -186,10 +188,12 @@ def _write_datasets(job: SwapJob, sources: Mapping[str, Source], staging: Stagin
     folds = list(dict.fromkeys(run.fold for run in job.runs))
     folders = {fold: {name: _dataset_dir(staging, Run(fold, None), name) for name in sources} for fold in folds}
     if not all((path / CARD_NAME).exists() for paths in folders.values() for path in paths.values()):
-        for fold, dealt in zip(folds, _deal(job, sources), strict=True):
+        runs, search = _deal(job, sources)
+        for fold, dealt in zip(folds, runs, strict=True):
             for name, path in folders[fold].items():
                 if not (path / CARD_NAME).exists():
                     facts = {"condition": name, "fold": fold, "left_out": dealt[name].left_out}
+                    facts |= {"search": search._asdict()}
                     write_condition(path, sources[name], dealt[name], name=f"{job.name}-{name}", facts=facts)
     for fold, paths in folders.items():
         found[Run(fold, None).name] = {name: read_card(path) for name, path in paths.items()}
@@ -203,8 +207,11 @@ def _give_up(staging: Staging) -> None:
         shutil.rmtree(staging.path)
 
 
-def _deal(job: SwapJob, sources: Mapping[str, Source]) -> list[dict[str, Dealt]]:
-    """Say what each row of each condition is for, fold by fold; a dataset that conditions share is read once."""
+def _deal(job: SwapJob, sources: Mapping[str, Source]) -> tuple[list[dict[str, Dealt]], Search]:
+    """Say what each row of each condition is for, fold by fold, and how loci that are alike were looked for.
+
+    A dataset that conditions share is read once.
+    """
     by = compare_by([source.card for source in sources.values()])
     datasets = {source.card.digest: source for source in sources.values()}
     parts = {
@@ -219,12 +226,17 @@ def _deal(job: SwapJob, sources: Mapping[str, Source]) -> list[dict[str, Dealt]]
         for name, source in sources.items()
     }
     if not job.loci.num_folds and len(datasets) == 1:  # they share the splits, and nothing is seen
-        return [keep_splits(conditions, {name: np.arange(len(one.measured)) for name, one in conditions.items()})]
+        own = {name: np.arange(len(one.measured)) for name, one in conditions.items()}
+        return [keep_splits(conditions, own)], NOTHING_MISSED
     if not job.loci.num_folds and by == "place":
-        return [keep_splits(conditions, None)]
-    of_datasets = dict(zip(parts, group_loci(list(parts.values()), job.loci, by=by), strict=True))
+        return [keep_splits(conditions, None)], NOTHING_MISSED
+    apart_bp = max(job.loci.apart_bp, job.example.training.shift_bp)  # as far as a training reads beyond a window
+    found, search = group_loci(list(parts.values()), dataclasses.replace(job.loci, apart_bp=apart_bp), by=by)
+    of_datasets = dict(zip(parts, found, strict=True))
     groups = {name: of_datasets[source.card.digest] for name, source in sources.items()}
-    return deal_folds(conditions, groups, job.loci) if job.loci.num_folds else [keep_splits(conditions, groups)]
+    if job.loci.num_folds:
+        return deal_folds(conditions, groups, job.loci), search
+    return [keep_splits(conditions, groups)], search
 
 
 def _drop_caches(job: SwapJob, staging: Staging) -> None:

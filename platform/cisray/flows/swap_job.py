@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from cisray.baselines.swap_loci import LociSpec
 from cisray.bundle import Strands
-from cisray.config import STRICT, check_settings
+from cisray.config import FOLDER_NAME, STRICT, check_settings
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
 from cisray.flows.train_job import TrainJob
@@ -71,7 +71,7 @@ class SwapJob:
         if len(self.conditions) < 2:
             raise InputError(f"conditions: {', '.join(self.conditions) or 'none'}; wanted two or more to swap between")
         for name in self.conditions:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            if not re.fullmatch(FOLDER_NAME, name):
                 raise InputError(
                     f"conditions: {name!r}: wanted a name of letters, digits, _ and -: it becomes a folder"
                 )

@@ -97,7 +97,7 @@ def sweep(
     with cluster(job.cluster):
         schedule = _search(trials, listener or Unheard(), report)
         rows = rank(schedule)
-        if not rows or rows[0].value is None:
+        if not rows or rows[0].value is None or rows[0].status == "failed":
             reasons = "; ".join(dict.fromkeys(row.failure for row in rows if row.failure))
             raise InputError(
                 f"{staging.path}: none of {len(rows)} trials came to a validation metric ({reasons or 'all are NaN'}); "
@@ -110,11 +110,21 @@ def sweep(
             if not baseline.failure:
                 bundles[name] = baseline_dir(trials, name, job.runs[0].name)
         test = measure_on_test(trials, bundles, report=report)
-    results = _results(trials, cards, rows, baselines, test)
+    results = _results(trials, cards, rows, baselines, test) | {"other_tests": _other_tests(job)}
     write_leaderboard(staging.path / LEADERBOARD_NAME, results)
     write_json(staging.path / SWEEP_NAME, results)
     staging.finish()
     return out
+
+
+def _other_tests(job: SweepJob) -> list[str]:
+    """Return the datasets of repeats whose test split is another than the first's: their trials may learn from it."""
+    tests = {
+        path: {file.sha256 for file in read_card(Path(path)).files if file.split == "test"}
+        for path in job.repeats.datasets
+    }
+    first = next(iter(tests.values()), set())
+    return [path for path, files in tests.items() if files != first]
 
 
 def _with_absolute_paths(job: SweepJob) -> SweepJob:
@@ -155,7 +165,7 @@ def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
     ended: set[int] = set()
     running: dict[Future[Result], Step] = {}
     nodes = nodes_here()
-    slots = _slots(job, nodes)
+    slots = slots_of(job, nodes)
     of_a_trial = job.example.workers.on(nodes).request("train.workers")
     with room_for(of_a_trial, process=WORKER_PROCESS, report=report), _threads(slots) as pool:
         while True:
@@ -183,7 +193,7 @@ def _measure_baselines(trials: Trials, report: Report) -> dict[str, Baseline]:
         return {}
     told = partial(_tell_waits, report)
     report(Progress("baselines", 0, len(names), "baselines"))
-    with _threads(_slots(trials.job, nodes_here())) as pool:
+    with _threads(slots_of(trials.job, nodes_here())) as pool:
         running = {pool.submit(measure_baseline, trials, name, report=told): name for name in names}
         for done, future in enumerate(as_completed(running), 1):
             found = future.result()
@@ -266,7 +276,7 @@ def rules_of(trials: Trials) -> Rules:
     )
 
 
-def _slots(job: SweepJob, nodes: Sequence[Node]) -> int:
+def slots_of(job: SweepJob, nodes: Sequence[Node]) -> int:
     """Return how many trials train at once: as many as the nodes have the workers' CPUs, GPUs and memory for."""
     workers = job.example.workers.on(nodes)
     room = num_held(workers.need, nodes, cpu_count=os.cpu_count() or 1) // workers.num_workers

@@ -10,15 +10,15 @@ import ray.train
 
 from cisray.datasets.card import read_card
 from cisray.datasets.predictions import EVALUATION_NAME
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 from cisray.files import folder_written_whole, read_json
 from cisray.flows.evaluate import EvaluateJob, evaluate
-from cisray.flows.resources import NoRoomError
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.sweep_trial import Trials, curve_of, reason_of
 from cisray.flows.train import train
 from cisray.progress import Report
-from cisray.sweeps.leaderboard import Row, defined
+from cisray.sweeps.leaderboard import Row, spread_of
+from cisray.sweeps.schedule import defined
 
 TEST_DIR = "test"
 
@@ -70,7 +70,7 @@ def measure_baseline(trials: Trials, name: str, *, report: Report) -> Baseline:
     architecture = jobs[0].model.architecture
     try:
         trained = [train(job, start_dir=trials.start_dir if job.start.model else None, report=report) for job in jobs]
-    except NoRoomError:
+    except MachineError:
         raise
     except (InputError, ray.train.TrainingFailedError) as error:
         return Baseline(architecture, None, None, [], reason_of(error))
@@ -78,7 +78,7 @@ def measure_baseline(trials: Trials, name: str, *, report: Report) -> Baseline:
     return Baseline(
         architecture=architecture,
         value=defined(statistics.fmean(values)),
-        spread=defined(statistics.stdev(values)) if len(values) > 1 else None,
+        spread=spread_of(values),
         values=[defined(value) for value in values],
         failure="",
     )

@@ -1,6 +1,7 @@
 """What `cisray sweep` reads from a job file, and the training that a trial's settings make."""
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from cisray.config import STRICT, check_settings, flatten
+from cisray.config import FOLDER_NAME, STRICT, check_settings, flatten
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
 from cisray.flows.train_job import TrainJob
@@ -95,7 +96,7 @@ class SweepJob:
     """Models that stand beside the trials, by name: a [model] of their own, and changes to the other sections."""
     refit: dict[str, Any] = Field(default_factory=dict)
     """Changes with which the winner is trained again, such as training.epochs; none keeps what the search trained."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of the search; that of a training is training.seed."""
     at_once: int | None = None
     """Most trials that train at the same time; None takes as many as the cluster has CPUs and GPUs for."""
@@ -112,6 +113,10 @@ class SweepJob:
         check_space(self.space)
         self._check_population()
         for name, section in self.baselines.items():
+            if not re.fullmatch(FOLDER_NAME, name) or name == "winner":
+                raise InputError(
+                    f"baselines: {name!r}: wanted a name of letters, digits, _ and - for its folder; winner is taken"
+                )
             if "model" not in section:
                 raise InputError(f"baselines: {name} has no model; give it [baselines.{name}.model]")
             self.baseline_job(name, Path("any"), self.runs[0])
@@ -120,6 +125,8 @@ class SweepJob:
             draw_at_random(self.space, seed=self.seed, number=number) for number in range(DRAWS_LOOKED_AT)
         ]:
             self.train_job(settings, Path("any"), self.runs[0])
+            if self.refit:
+                self.refit_job(settings, Path("any"))
 
     def _check_population(self) -> None:
         """Raise InputError where a population cannot learn as the job says."""

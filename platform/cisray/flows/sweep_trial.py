@@ -1,6 +1,7 @@
 """Take a trial to its next rung: its trainings one after another, and what came of them."""
 
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -9,8 +10,7 @@ from typing import Any, NamedTuple
 
 import ray.train
 
-from cisray.errors import InputError
-from cisray.flows.resources import NoRoomError
+from cisray.errors import InputError, MachineError
 from cisray.flows.sweep_job import Run, SweepJob
 from cisray.flows.train import Trained, take_over, train
 from cisray.flows.train_job import TrainJob
@@ -40,7 +40,7 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
     started = time.monotonic()
     try:
         trained = [_train(trials, step, run, report) for run in trials.job.runs]
-    except NoRoomError:  # which says nothing of the trial: the sweep ends, and goes on where there is room
+    except MachineError:  # which says nothing of the trial: the sweep ends, and goes on where there is room
         raise
     except (InputError, ray.train.TrainingFailedError) as error:
         return Result(
@@ -49,6 +49,7 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
             epoch=step.epoch,
             curve=[],
             values=[],
+            latest=math.nan,
             examples=step.epoch * trials.epoch_examples * len(trials.job.runs),
             seconds=round(time.monotonic() - started, 3),
             settings=dict(step.settings),
@@ -62,6 +63,7 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
         epoch=step.epoch,
         curve=mean_curve(curves),
         values=[curve[-1] for curve in curves],
+        latest=statistics.fmean(_latest(one.metrics) for one in trained),
         examples=sum(len(curve) for curve in curves) * trials.epoch_examples,
         seconds=round(time.monotonic() - started, 3),
         settings=dict(step.settings),
@@ -74,7 +76,7 @@ def _train(trials: Trials, step: Step, run: Run, report: Report) -> Trained:
     out = trials.run_dir(step.number, run, rung=step.rung)
     job = trials.job.train_job(step.settings, out, run)
     if isinstance(trials.job.search, Population) and step.rung > 0:
-        _inherit(trials.run_dir(step.origin, run, rung=step.rung - 1), job)
+        _inherit(trials.run_dir(step.origin, run, rung=step.rung - 1), job, trials.start_dir)
     told = report if len(trials.job.runs) == 1 else partial(_report_of_run, run.name, report)
     return train(job, start_dir=trials.start_dir, until_epoch=step.epoch, report=told)
 
@@ -84,18 +86,28 @@ def _report_of_run(name: str, report: Report, progress: Progress) -> None:
     report(progress._replace(figures={f"{name}.{figure}": value for figure, value in progress.figures.items()}))
 
 
-def _inherit(origin: Path, job: TrainJob) -> None:
+def _inherit(origin: Path, job: TrainJob, start_dir: Path | None) -> None:
     """Put an origin's checkpoint where the job goes on from it, unless that was done before."""
     out = Path(job.out)
     if not out.exists() and not out.with_name(f"{out.name}.unfinished").exists():
-        take_over(origin, job)
+        take_over(origin, job, start_dir)
 
 
 def curve_of(metrics: Mapping[str, Any]) -> list[float]:
     """Return a training's validation metric after each epoch, the best so far [E]; of a linear model only the last."""
+    return best_so_far(_by_epoch(metrics))
+
+
+def _latest(metrics: Mapping[str, Any]) -> float:
+    """Return a training's validation metric after its last epoch: what its last weights are worth."""
+    return _by_epoch(metrics)[-1]
+
+
+def _by_epoch(metrics: Mapping[str, Any]) -> list[float]:
+    """Return a training's validation metric after each epoch [E], NaN where it has none."""
     history = metrics["history"]
     values = [row["valid.pearson"] for row in history if "epoch" in row] or [metrics["valid.pearson"]]
-    return best_so_far([math.nan if value is None else value for value in values])
+    return [math.nan if value is None else value for value in values]
 
 
 def reason_of(error: InputError | ray.train.TrainingFailedError) -> str:

@@ -110,13 +110,13 @@ def train(
     return Trained(out, read_json(out / "metrics.json", what="bundle's metrics"), was_done=False)
 
 
-def take_over(source_out: Path, job: TrainJob) -> None:
+def take_over(source_out: Path, job: TrainJob, start_dir: Path | None) -> None:
     """Let a job that has not begun go on from the checkpoints of another's paused run, with its own settings."""
     out = Path(job.out).absolute()
     cards = {head: read_card(Path(path)) for head, path in job.sources.items()}
     with folder_written_whole(out.with_name(f"{out.name}.unfinished")) as aside:
         shutil.copytree(source_out.with_name(f"{source_out.name}.unfinished") / RAY_TRAIN, aside / RAY_TRAIN)
-        write_json(aside / PLAN_NAME, {"digest": value_digest(train_plan(job, cards, None))})
+        write_json(aside / PLAN_NAME, {"digest": value_digest(train_plan(job, cards, start_dir))})
 
 
 def _check_learnable(job: TrainJob, cards: Mapping[str | None, Card]) -> None:
@@ -145,13 +145,13 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
             cause: BaseException | None = failure
             while cause is not None:
                 if isinstance(cause, InputError | FloatingPointError):
-                    raise InputError(str(cause)) from error
+                    raise (cause if isinstance(cause, InputError) else InputError(str(cause))) from error
                 if isinstance(cause, DEATHS):
                     raise cause from error
                 cause = cause.__cause__
         raise
     if result.return_value is not None:
-        raise InputError(result.return_value)
+        raise result.return_value
     return result
 
 

@@ -66,11 +66,14 @@ class WorkerSpec:
     def on(self, nodes: Sequence[Node]) -> "WorkerSpec":
         """Return the workers with the CPUs that each gets of a cluster: the most with which all have room on it.
 
-        Where they have no room, or not yet, each gets its share of this machine.
+        With GPUs it is at most a GPU's share of its node's, less one for readers, so that others use the other GPUs.
+        Where the workers have no room, or not yet, each gets its share of this machine.
         """
         if self.cpus_per_worker is not None or not nodes:
             return self
         most = int(max(node.cpus for node in nodes))
+        if self.use_gpu:
+            most = max([1, *(int((node.cpus - 1) / node.gpus) for node in nodes if node.gpus >= 1)])
         if len(nodes) == 1:  # a cluster started here has more than the machine
             most = min(most, max(1, (os.cpu_count() or 1) // self.num_workers))
         for cpus in range(most, 0, -1):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 from cisray.flows.resources import Need, node_of
 from cisray.remote import default_cache_dir, fetch, origin_of
 
@@ -52,7 +52,7 @@ def check_visible(inputs: Iterable[Path], folder: Path, *, need: Need) -> None:
         need: what a worker takes; nodes that cannot hold one are not asked.
 
     Raises:
-        InputError: a node does not see them as this one does, or does not answer; it names nodes and paths.
+        MachineError: a node does not see them as this one does, or does not answer; it names nodes and paths.
     """
     nodes = _nodes_for(need)
     if not nodes:
@@ -67,7 +67,7 @@ def check_visible(inputs: Iterable[Path], folder: Path, *, need: Need) -> None:
         probe.unlink(missing_ok=True)
     if complaints:
         told = "\n".join(f"node {node.name}: {complaint}" for node, complaint in complaints)
-        raise InputError(
+        raise MachineError(
             f"{told}\nwanted: what a job names in one folder that all machines share, under the same path, or a URI "
             "that all of them can read, such as s3://bucket/file"
         )

@@ -72,10 +72,19 @@ class DenseHead(nn.Module):
     """Dense layers over the whole window, then a logit per track: [B, C, P] to [B, T, 1]."""
 
     def __init__(
-        self, inputs: int, hidden_units: Sequence[int], num_tracks: int, *, dropout: float = 0.0, norm: bool = False
+        self,
+        inputs: int,
+        hidden_units: Sequence[int],
+        num_tracks: int,
+        *,
+        input_dropout: float = 0.0,
+        dropout: float = 0.0,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.hidden = nn.Sequential()
+        if input_dropout:
+            self.hidden.append(nn.Dropout(input_dropout))
         for before, after in zip([inputs, *hidden_units], hidden_units, strict=False):
             self.hidden.append(nn.Linear(before, after))
             self.hidden.append(nn.BatchNorm1d(after) if norm else nn.Identity())

@@ -106,6 +106,12 @@ def _loci(results: Mapping[str, Any]) -> Section:
     ]
     words = {"place": "where they lie on the genome", "sequence": "their sequences, on both strands"}
     how = f"Loci of different conditions were compared by {words[results['loci']['compared_by']]}."
+    search = results["loci"]["search"]
+    if search["seed_bp"]:  # not all pairs were compared
+        how += (
+            f" Of those that are just alike enough, {search['found_in_place']:.1%} were found, or "
+            f"{search['found_shifted']:.1%} where gaps have moved one against the other."
+        )
     header = ["condition", "fold", "train", "valid", "test", *(f"left out: {reason}" for reason in reasons)]
     return Section("Loci", f"{how} What any condition is tested on, none learns from.", [table(header, rows)])
 

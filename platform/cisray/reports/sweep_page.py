@@ -110,6 +110,16 @@ def _headline(results: Mapping[str, Any]) -> Section:
         content.append(table(header, rows, caption="Test split, means over tracks, read once after the search"))
     else:
         content.append(text("The dataset has no test split."))
+    if others := results["other_tests"]:
+        content.append(
+            callout(
+                "warning",
+                "The test split is that of the first dataset. Others have another, so that trials may have learned "
+                "from its loci, and the winner was chosen by all of them; for a figure without that, build the "
+                "datasets with one test split:",
+                others,
+            )
+        )
     if results["winner"]["trained_anew"]:
         content.append(callout("note", "The winner was trained anew after the search: its test figures are of that."))
     return Section("In short", "The winner of the search beside the baselines.", content)

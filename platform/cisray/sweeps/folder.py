@@ -13,7 +13,7 @@ from typing import Any
 
 from cisray.errors import InputError
 from cisray.files import read_json, write_json
-from cisray.sweeps.schedule import Result
+from cisray.sweeps.schedule import Result, defined
 
 TRIAL_NAME = "trial.json"
 
@@ -41,8 +41,8 @@ class SweepFolder:
     def keep(self, result: Result) -> None:
         """Write the receipt of a step."""
         path = self.trial(result.number) / f"rung-{result.rung:02d}.json"
-        curves = {"curve": _with_null(result.curve), "values": _with_null(result.values)}
-        write_json(path, result._asdict() | curves)
+        curves = {name: list(map(defined, getattr(result, name))) for name in ("curve", "values")}
+        write_json(path, result._asdict() | curves | {"latest": defined(result.latest)})
 
     def read(self) -> tuple[dict[int, dict[str, Any]], list[Result]]:
         """Return the settings of the trials that have begun, and all results, each trial's in order."""
@@ -51,10 +51,11 @@ class SweepFolder:
         while (self.trial(len(begun)) / TRIAL_NAME).exists():
             number = len(begun)
             begun[number] = read_json(self.trial(number) / TRIAL_NAME, what="trial")["settings"]
-            for path in sorted(self.trial(number).glob("rung-*.json")):
+            for path in sorted(self.trial(number).glob("rung-*.json"), key=_rung_of):
                 try:
                     values = read_json(path, what="receipt")
-                    result = Result(**values | {name: _with_nan(values[name]) for name in ("curve", "values")})
+                    curves = {name: list(map(_or_nan, values[name])) for name in ("curve", "values")}
+                    result = Result(**values | curves | {"latest": _or_nan(values["latest"])})
                 except (InputError, TypeError, KeyError):  # an empty one, after a loss of power, proves nothing
                     break
                 results.append(result)
@@ -72,9 +73,9 @@ class SweepFolder:
                 shutil.rmtree(path)
 
 
-def _with_null(values: list[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
+def _rung_of(path: Path) -> int:
+    return int(path.stem.removeprefix("rung-"))
 
 
-def _with_nan(values: list[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -3,12 +3,12 @@
 import csv
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cisray.files import written_whole
-from cisray.sweeps.schedule import Schedule, Status
+from cisray.sweeps.schedule import Schedule, Status, defined
 
 LEADERBOARD_NAME = "leaderboard.csv"
 SWEEP_NAME = "sweep.json"
@@ -66,7 +66,7 @@ def row_of(schedule: Schedule, number: int) -> Row:
         number=number,
         status=schedule.status[number],
         value=defined(last.curve[-1]) if last and last.curve else None,
-        spread=defined(statistics.stdev(values)) if len(values) > 1 else None,
+        spread=spread_of(values),
         values=[defined(value) for value in values],
         epochs=last.epoch if last else 0,
         examples=results[-1].examples if results else 0,
@@ -75,6 +75,13 @@ def row_of(schedule: Schedule, number: int) -> Row:
         curve=[defined(value) for value in last.curve] if last else [],
         failure=results[-1].failure if results else "",
     )
+
+
+def spread_of(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over runs; None of a single one, or where one has no value."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values)
 
 
 def standings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -131,8 +138,3 @@ def write_leaderboard(path: Path, results: Mapping[str, Any]) -> None:
 
 def _test_column(head: str, metric: str) -> str:
     return ".".join(part for part in ("test", head, metric) if part)
-
-
-def defined(value: float) -> float | None:
-    """Return a figure, or None where it is no number: JSON has no word for that."""
-    return value if math.isfinite(value) else None

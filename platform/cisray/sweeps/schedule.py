@@ -56,6 +56,8 @@ class Result(NamedTuple):
     """Validation metric after each epoch, the best so far, mean over the trial's runs [E]; NaN where it has none."""
     values: list[float]
     """The last of each run's own curve."""
+    latest: float
+    """Validation metric after the last epoch, not the best so far, mean over runs; NaN where it has none."""
     examples: int
     """Read since the trial began, by all runs."""
     seconds: float
@@ -200,7 +202,7 @@ class PopulationSchedule(Schedule):
             self.rules.space,
             seed=self.rules.seed,
             generation=generation,
-            values={number: result.curve[-1] for number, result in alive.items()},
+            values={number: result.latest for number, result in alive.items()},
             settings={number: result.settings for number, result in alive.items()},
         )
 
@@ -216,6 +218,11 @@ def make_schedule(rules: Rules) -> Schedule:
     if isinstance(rules.search, Population):
         return PopulationSchedule(rules, rules.search)
     return Schedule(rules)
+
+
+def defined(value: float) -> float | None:
+    """Return a figure, or None where it is no number: JSON has no word for that."""
+    return value if math.isfinite(value) else None
 
 
 def best_so_far(values: Curve) -> list[float]:

@@ -14,6 +14,9 @@ from cisray.errors import InputError
 When = dict[str, tuple[Any, ...]]
 """Earlier parameters and their values with which a parameter counts, such as the architecture that has it."""
 
+# A grid is written down whole before its first trial begins.
+MOST_COMBINATIONS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Choice:
@@ -190,12 +193,17 @@ def grid(space: Space) -> list[dict[str, Any]]:
     """
     combinations: list[dict[str, Any]] = [{}]
     for name, parameter in space.items():
-        values = _points(name, parameter)
+        values = _points(name, parameter)[: MOST_COMBINATIONS + 1]
         combinations = [
             chosen | more
             for chosen in combinations
             for more in ([{name: value} for value in values] if counts(parameter, chosen) else [{}])
         ]
+        if len(combinations) > MOST_COMBINATIONS:
+            raise InputError(
+                f"search: a grid of this space has more than {MOST_COMBINATIONS:,} combinations; give its parameters "
+                'fewer values, or draw from it with method = "random"'
+            )
     return combinations
 
 

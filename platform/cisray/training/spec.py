@@ -48,7 +48,7 @@ class TrainSpec:
     """Let torch.compile write kernels for the network: minutes at the start, for faster steps."""
     checkpoint_activations: Literal["none", "local", "context", "both"] = "none"
     """Parts of the network whose activations are computed again instead of kept: less memory, more arithmetic."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     def __post_init__(self) -> None:
         for name in (

@@ -1,7 +1,6 @@
 """Plan a build: its shards as the source lays them out, some of them built and thrown away."""
 
 import dataclasses
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ def plan_build(job: BuildJob, spec: PlanSpec, regions: Sequence[Region] | None =
     source = open_source(job, regions)
     shards = source.plan().shards
     laid_out_s = time.monotonic() - started
-    workers = min(spec.workers or job.cluster.actors or os.cpu_count() or 1, len(shards))
+    workers = min(spec.workers or job.cluster.expected_actors(len(shards)), len(shards))
     rows = sum(shard.num_rows for shard in shards)
     read_bytes = sum(path.stat().st_size for path in source.paths)
     figures = [

@@ -21,6 +21,7 @@ from cisray.flows.score_worker import Scorer, ScorerPlan
 from cisray.genome.reference import Reference
 from cisray.genome.variant_selection import select_variants
 from cisray.progress import silent
+from cisray.remote import place_of_out
 
 MOST_TIMED = 8
 """Blocks that a process may score to be timed."""
@@ -46,7 +47,7 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
         contig_lengths=reference.contig_lengths,
         data_dir=job.data_dir,
     )
-    with tempfile.TemporaryDirectory() as name:
+    with _shared_folder(job.out) as name:
         staging = Path(name)
         planned = plan_blocks(staging, variants, block_rows=job.block_rows, windows=job.windows, report=silent)
         laid_out_s = time.monotonic() - started
@@ -54,7 +55,7 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
         if not paths:
             raise InputError(f"{variants.path}: no row of it is to be scored; see [subset] in the job file")
         blocks = [Piece({"planned": str(path)}, pq.read_metadata(path).num_rows) for path in paths]
-        workers = min(spec.workers or job.cluster.actors or os.cpu_count() or 1, len(blocks))
+        workers = min(spec.workers or job.cluster.expected_actors(len(blocks)), len(blocks))
         probed = None
         if spec.probe_s:
             plan = ScorerPlan(
@@ -70,6 +71,15 @@ def plan_score(job: ScoreJob, spec: PlanSpec, bundle_dirs: Sequence[Path]) -> Jo
     if probed is not None:
         figures += _costs(job, blocks, probed, spec, workers, laid_out_s)
     return JobPlan("score", Path(job.variants).name, figures)
+
+
+def _shared_folder(out: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that goes when it is left: of this machine, or for a cluster where the output would gather."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return tempfile.TemporaryDirectory()
+    gathers = place_of_out(out)
+    there = next(folder for folder in gathers.parents if folder.exists())
+    return tempfile.TemporaryDirectory(prefix=f".{gathers.name}.plan.", dir=there)
 
 
 def _size(path: Path) -> int:

@@ -1,6 +1,5 @@
 """Plan a sweep: its schedule played through with trials whose worth is drawn at random, one of them trained."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from cisray.datasets.card import read_card
 from cisray.flows.plans.figures import COMMAND_S, TRAINER_S, Figure, JobPlan, Phase, PlanSpec, makespan_s, time_figure
 from cisray.flows.plans.train import Epochs, TimedTraining, count_epochs, is_shallow, probe_training
-from cisray.flows.sweep import rules_of
+from cisray.flows.sweep import rules_of, slots_of
 from cisray.flows.sweep_job import SweepJob
 from cisray.flows.sweep_trial import Trials
 from cisray.flows.train_job import TrainJob
@@ -48,6 +47,7 @@ def play_schedule(job: SweepJob, epoch_examples: int) -> list[Step]:
                 epoch=step.epoch,
                 curve=curve,
                 values=curve[-1:],
+                latest=curve[-1],
                 examples=step.epoch * epoch_examples * len(job.runs),
                 seconds=0.0,
                 settings=dict(step.settings),
@@ -63,7 +63,7 @@ def plan_sweep(job: SweepJob, spec: PlanSpec) -> JobPlan:
     cards = {head: read_card(Path(path)) for head, path in example.sources.items()}
     trials = _trials(job, play_schedule(job, sum(card.counts["train"] for card in cards.values())))
     counted = {number: count_epochs(trial.job.with_local_datasets(), cards) for number, trial in _some(trials).items()}
-    at_once = spec.workers or job.at_once or _room(example)
+    at_once = spec.workers or slots_of(job, job.example.cluster.expected_nodes())
     at_once = max(1, min(at_once, len(trials)))
     share = sum(trial.epochs for trial in trials.values()) / sum(trial.job.training.epochs for trial in trials.values())
     figures = _counts(trials, counted, at_once, share)
@@ -89,11 +89,6 @@ def _some(trials: Mapping[int, _Trial]) -> dict[int, _Trial]:
     networks = {number: trial for number, trial in trials.items() if not is_shallow(trial.job)}
     step = max(1, len(networks) // MOST_COUNTED)
     return dict(list(networks.items())[::step])
-
-
-def _room(example: TrainJob) -> int:
-    """Return how many trials train at once on this machine."""
-    return max(1, (os.cpu_count() or 1) // (example.workers.num_workers * example.workers.threads))
 
 
 def _counts(trials: Mapping[int, _Trial], counted: Mapping[int, Epochs], at_once: int, share: float) -> list[Figure]:
@@ -126,8 +121,9 @@ def _costs(
     for number, one in counted.items():
         trial = trials[number]
         of_flop = one.flop / counted[probed].flop if counted[probed].flop else 1.0
-        learning = one.train_examples / trial.job.workers.num_workers * per_example * of_flop
-        validating = one.epochs * one.valid_examples * timed.valid_s * of_flop
+        world = trial.job.workers.num_workers
+        learning = one.train_examples / world * per_example * of_flop
+        validating = one.epochs * one.valid_examples / world * timed.valid_s * of_flop
         part = trial.epochs / one.epochs
         whole = (learning + validating) / spec.speed + one.epochs * timed.reading_s + one.checkpoints * timed.save_s
         seconds[number] = trial.runs * (whole * part + TRAINER_S * trial.rungs)

@@ -17,6 +17,7 @@ from torch import nn
 from cisray.baselines.kmer_ridge import KmerRidgeConfig
 from cisray.bundle import SHALLOW
 from cisray.datasets.card import Card, read_card
+from cisray.errors import InputError
 from cisray.flows.cluster import cluster
 from cisray.flows.feed import make_feed
 from cisray.flows.learn import build_for, sources_of, tasks_of
@@ -145,7 +146,7 @@ def _read_bytes(job: TrainJob, cards: Mapping[str | None, Card], *, epochs: int)
         (Path(job.sources[head]) / file.path).stat().st_size
         for head, card in cards.items()
         for file in card.files
-        if "split=test" not in file.path
+        if file.split != "test"
     )
 
 
@@ -182,6 +183,8 @@ def _costs(job: TrainJob, spec: PlanSpec, epochs: Epochs, timed: TimedTraining) 
     why = f"{timed.steps} steps of {job.training.examples_per_step} examples were done here"
     if world > 1:
         why += "; that workers exchange gradients is not in it"
+        if job.workers.strategy == "shard":
+            why += "; each worker that was timed held the whole network"
     if job.start.model:
         why += "; as if all weights learned"
     return [
@@ -242,6 +245,15 @@ class _ProbeLearner:
 
     def probe(self, *, limit_s: float) -> dict[str, Any]:
         """Do a few steps, predict a few batches of the validation split, write the learner down once."""
+        try:
+            return self._probe(limit_s)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"plan: a step takes more memory than the device has ({error}); lower training.batch_size, or count "
+                "only, with --probe 0: what is timed holds the whole network, whatever workers.strategy says"
+            ) from error
+
+    def _probe(self, limit_s: float) -> dict[str, Any]:
         batches = one_ahead(self._feed.train(0, 0), self._workers.device)
         steps, reading_s = _timed(batches, self._step, limit_s=limit_s * (1 - VALID_SHARE))
         valid, valid_reading_s = _timed(
