@@ -8,9 +8,9 @@ import torch
 from cisray.baselines.estimators import ShallowModel, build_shallow
 from cisray.baselines.feature_sets import Kmers
 from cisray.baselines.fitting import fit_shallow
-from cisray.baselines.held_out import Windows
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
+from cisray.baselines.windows import Windows
 from cisray.geometry import Geometry
 
 LENGTH = 40

@@ -234,12 +234,13 @@ def test_every_job_file_is_one_that_its_verb_reads():
     from cisray.config import load_job
     from cisray.flows.build_genomes import AnyBuildJob
     from cisray.flows.score_job import ScoreJob
+    from cisray.flows.swap_job import SwapJob
     from cisray.flows.sweep_job import SweepJob
     from cisray.flows.train_job import TrainJob
     from cisray.pretrained import ImportSpec
 
     kinds = {"dataset": AnyBuildJob, "train": TrainJob, "baseline": TrainJob, "score": ScoreJob, "import": ImportSpec}
-    kinds["sweep"] = SweepJob
+    kinds |= {"sweep": SweepJob, "swap": SwapJob}
     for path in sorted((ROOT / "jobs").rglob("*.toml")):
         (kind,) = [kind for prefix, kind in kinds.items() if path.name.startswith(prefix)]
         assert load_job(path, kind).out.startswith("runs/"), path

@@ -29,7 +29,7 @@ end_all() {
         kill "$daemon" 2>/dev/null || true
         wait "$daemon" || true
     done
-    [ "$code" = 0 ] || tail -n 40 "$temporary"/log/* 2>/dev/null || true
+    [ "$code" = 0 ] || tail -n 40 "$temporary"/log/* >&2 2>/dev/null || true
     rm -rf "$temporary"
     exit "$code"
 }
@@ -93,7 +93,8 @@ cp -r "$root/jobs" .
 export CISRAY_SCRATCH="$temporary/scratch" CISRAY_OBJECT_STORE_MB=128 CISRAY_CACHE="$temporary/cache"
 echo "== simulate"
 cisray simulate runs/tiny/simulated
-small=(--set windows.shard_bp=50000 --set cluster.cpus_per_actor=0.5)
+# Hundreds of shards, so that a build whose first files are seen is far from its end.
+small=(--set windows.shard_bp=8000 --set cluster.cpus_per_actor=0.5)
 
 submit() {  # NODES, the verb and its arguments
     sbatch --parsable --nodes="$1" --output="$temporary/folder/%j.log" "$root/infra/slurm/cisray.sbatch" "${@:2}"
@@ -144,7 +145,7 @@ scancel "$job"
 await "$job" >/dev/null
 expect "state" CANCELLED "$(scontrol show job "$job" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p')"
 expect "processes left" "" "$(pgrep -f "$temporary/scratch/cisray-$job/" || true)"
-[ ! -e runs/tiny/cancelled ]
+expect "a finished dataset" "" "$(ls -d runs/tiny/cancelled 2>/dev/null || true)"
 job=$(submit 2 build jobs/tiny/dataset.toml "${small[@]}" --set out=runs/tiny/cancelled)
 expect "exit code" 0:0 "$(await "$job")"
 expect "bytes like the undisturbed build's" "$undisturbed" "$(digest runs/tiny/cancelled)"

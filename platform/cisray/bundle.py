@@ -269,7 +269,7 @@ class Predictor:
         self.network.to(self.device).eval()
         self.link = choose(self.card.kind, self.network).link
         self.transforms = self.card.transforms()
-        self._transforms_on_device = PlacedTransforms.on(self.device, self.transforms)
+        self._transforms_on_device = PlacedTransforms.beside(torch.empty(0, device=self.device), self.transforms)
         self.swap = torch.tensor(self.card.strand_swap())
         """For each track its partner on the other strand, [T], on the CPU."""
         self._swap_on_device = self.swap.to(self.device)

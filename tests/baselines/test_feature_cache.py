@@ -15,9 +15,8 @@ from cisray.baselines.feature_cache import (
     write_learned,
 )
 from cisray.baselines.feature_sets import Composition, FeatureMaker, Kmers, PlacedKmers, RegionKmers
-from cisray.baselines.fitting import Table
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import pass_over
+from cisray.baselines.windows import Table, Windows
 
 LEARNING = (Composition(), RegionKmers(longest=3, num_parts=2, num_kept=4))
 

@@ -15,9 +15,9 @@ from cisray.baselines.feature_sets import (
     check_sets,
 )
 from cisray.baselines.features import composition, count_gapped_kmers, count_kmers, motif_scores, place_kmers
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import pass_over
 from cisray.baselines.region_kmers import count_region_kmers
+from cisray.baselines.windows import Windows
 from cisray.errors import InputError
 from cisray.genome.motifs import read_motif
 

@@ -6,12 +6,13 @@ import torch
 
 from cisray.baselines.estimators import build_shallow
 from cisray.baselines.feature_sets import Composition, FeatureMaker, Kmers, RegionKmers
-from cisray.baselines.fitting import Table, describe, fit_shallow, fit_tables, fit_track
+from cisray.baselines.fitting import describe, fit_shallow, fit_tables, fit_track
 from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.held_out import accuracy
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
+from cisray.baselines.windows import Table
 from cisray.errors import InputError
 from cisray.geometry import Geometry
 

@@ -5,8 +5,9 @@ from cisray.baselines.gkm_estimator import GkmSvmConfig, decide_by_tables
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.gkm_fit import fit_gkm
 from cisray.baselines.gkm_svm import SvmSpec, train_gkm
-from cisray.baselines.held_out import Windows, accuracy
+from cisray.baselines.held_out import accuracy
 from cisray.baselines.platt import calibrate
+from cisray.baselines.windows import Windows
 
 SPEC = GkmSpec(l=5, k=3, d=2)
 

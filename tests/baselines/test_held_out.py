@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from cisray.baselines.held_out import accuracy, collect
+from cisray.baselines.held_out import accuracy
+from cisray.baselines.windows import collect
 from cisray.errors import InputError
 
 

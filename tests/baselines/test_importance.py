@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cisray.baselines.estimators import build_shallow
-from cisray.baselines.fitting import Table, fit_shallow, fit_track
+from cisray.baselines.fitting import fit_shallow, fit_track
 from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.held_out import accuracy
@@ -14,6 +14,7 @@ from cisray.baselines.importance import (
     loss_when_removed,
     loss_when_shuffled,
 )
+from cisray.baselines.windows import Table
 from cisray.errors import InputError
 from shallow_cases import CONFIGS, GEOMETRY, TEST, TRAIN, VALID, batches, fitted
 

@@ -3,8 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import add_up, pass_over
+from cisray.baselines.windows import Windows
 
 
 def count(windows):

@@ -3,7 +3,6 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import pass_over
 from cisray.baselines.region_kmers import (
     check_region_kmers,
@@ -11,6 +10,7 @@ from cisray.baselines.region_kmers import (
     name_region_kmers,
     select_region_kmers,
 )
+from cisray.baselines.windows import Windows
 from cisray.errors import InputError
 from cisray.genome.sequence import encode
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cisray.baselines.held_out import Windows, accuracy
+from cisray.baselines.held_out import accuracy
+from cisray.baselines.windows import Windows
 from cisray.baselines.word_importance import (
     all_words,
     change_without_words,

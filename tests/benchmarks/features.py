@@ -16,9 +16,8 @@ from _table import finish, interleave, print_rates, print_table, rates_of, read_
 
 from cisray.baselines.feature_cache import Block, encode_block, read_blocks, write_block
 from cisray.baselines.feature_sets import Composition, FeatureMaker, FeatureSet, GappedKmers, Kmers, RegionKmers
-from cisray.baselines.fitting import Table
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import pass_over
+from cisray.baselines.windows import Table, Windows
 from cisray.files import file_digest
 from cisray.genome.motifs import Motif, scan_each
 

@@ -282,7 +282,7 @@ def test_parameters_that_were_placed_once_make_the_same_values_and_are_not_broug
     for dtype in (torch.float32, torch.float64):
         targets = 5 * torch.rand(4, 6, len(tracks), dtype=dtype)
         expected = to_natural(targets, transforms)
-        placed = PlacedTransforms.on(torch.device("cpu"), transforms, dtype=dtype)
+        placed = PlacedTransforms.beside(torch.empty(0, dtype=dtype), transforms)
         with monkeypatch.context() as patch:
             patch.delattr(torch, "from_numpy")
             found = to_natural(targets, placed)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cisray.baselines.feature_sets import Composition, FeatureMaker, Kmers, Motifs, RegionKmers
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import pass_over
+from cisray.baselines.windows import Windows
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec

@@ -13,9 +13,10 @@ from cisray.baselines.feature_sets import Kmers
 from cisray.baselines.fitting import fit_shallow
 from cisray.baselines.gkm_estimator import GkmSvmConfig
 from cisray.baselines.gkm_filters import GkmSpec
-from cisray.baselines.held_out import Windows, accuracy
+from cisray.baselines.held_out import accuracy
 from cisray.baselines.importance import loss_when_shuffled
 from cisray.baselines.linear import LinearConfig
+from cisray.baselines.windows import Windows
 from cisray.baselines.word_importance import loss_without_words
 from cisray.bundle import Predictor, write_bundle
 from cisray.config import check_settings

@@ -64,7 +64,10 @@ GROWING = (
     WAITING
     + """
 with cluster(ClusterSpec()):
-    assert resources.can_grow()
+    deadline = time.monotonic() + resources.AUTOSCALER_S
+    while (grows := resources.can_grow()) is None and time.monotonic() < deadline:  # it has only just started
+        time.sleep(0.1)
+    assert grows
     work(ClusterSpec(actors=1, cpus_per_actor=3), 2)
 """
 )

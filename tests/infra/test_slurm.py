@@ -62,6 +62,6 @@ def test_jobs_run_die_and_go_on_in_a_slurm_of_two_nodes():
     ran = subprocess.run([str(FOLDER / "test.sh")], env=environment, capture_output=True, text=True, check=False)
     if ran.returncode == NOT_RUN:
         pytest.skip(ran.stdout.strip())
-    assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
+    assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-5000:]
     assert ran.stdout.count("bytes like the undisturbed build's") == 2
     assert "all passed" in ran.stdout

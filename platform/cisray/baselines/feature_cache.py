@@ -20,7 +20,7 @@ from torch import Tensor
 from cisray import __version__
 from cisray.baselines import feature_sets, features, gkm_lmers, region_kmers
 from cisray.baselines.feature_sets import FeatureMaker
-from cisray.baselines.fitting import Table
+from cisray.baselines.windows import Table
 from cisray.datasets.schema import decode_rows, encode_rows
 from cisray.files import file_digest, value_digest, written_whole
 from cisray.genome import motifs

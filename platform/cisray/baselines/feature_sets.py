@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cisray.baselines.features import Counts, composition, count_gapped_kmers, count_kmers, motif_scores, place_kmers
 from cisray.baselines.gkm_lmers import Codes
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import Pass, Sums
 from cisray.baselines.region_kmers import (
     check_region_kmers,
@@ -21,6 +20,7 @@ from cisray.baselines.region_kmers import (
     name_region_kmers,
     select_region_kmers,
 )
+from cisray.baselines.windows import Windows
 from cisray.config import STRICT, data_path
 from cisray.errors import InputError
 from cisray.genome.motifs import Motif, read_motifs

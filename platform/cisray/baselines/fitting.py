@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
@@ -14,11 +12,12 @@ from cisray.baselines.estimators import GkmSvm, ShallowConfig, ShallowModel, Tab
 from cisray.baselines.feature_sets import FeatureMaker
 from cisray.baselines.fitted import Decider, Fitted
 from cisray.baselines.gkm_fit import fit_gkm
-from cisray.baselines.held_out import METRICS, collect
+from cisray.baselines.held_out import METRICS
 from cisray.baselines.linear import LinearConfig
 from cisray.baselines.linear_fit import linear_candidates
 from cisray.baselines.passes import pass_over
 from cisray.baselines.trees_fit import tree_candidates
+from cisray.baselines.windows import Table, collect
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 
@@ -30,15 +29,6 @@ _SETTING_NAMES = {
     "random_forest": "leaf_size",
     "gradient_boosting": "rounds",
 }
-
-
-class Table(NamedTuple):
-    """The windows of a split as features."""
-
-    rows: csr_array
-    """Float32 [B, F]."""
-    targets: NDArray[np.floating]
-    """[B, T]; NaN where nothing was measured."""
 
 
 def fit_shallow(

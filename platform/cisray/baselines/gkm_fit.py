@@ -12,7 +12,7 @@ from cisray.baselines.gkm_estimator import GkmSvmConfig, has_lmers
 from cisray.baselines.gkm_kernel import kernel_matrix
 from cisray.baselines.gkm_svm import Solution, SvmSpec, solve
 from cisray.baselines.gkm_table import weight_table
-from cisray.baselines.held_out import Windows
+from cisray.baselines.windows import Windows
 from cisray.datasets.card import Kind
 
 

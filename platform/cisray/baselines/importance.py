@@ -15,9 +15,10 @@ from scipy.sparse import csc_array, csr_array, diags_array
 
 from cisray.baselines.estimators import GkmSvm, LinearModel, ShallowModel, TableModel, TreeModel
 from cisray.baselines.features import LETTERS
-from cisray.baselines.fitting import Table, fit_track
-from cisray.baselines.held_out import METRICS, Windows, accuracy
+from cisray.baselines.fitting import fit_track
+from cisray.baselines.held_out import METRICS, accuracy
 from cisray.baselines.trees_file import gains
+from cisray.baselines.windows import Table, Windows
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cisray.baselines.held_out import Windows
+from cisray.baselines.windows import Windows
 
 Sums = Mapping[str, NDArray[np.float64]]
 """What some windows come to, by name; of all windows it is the sum."""

@@ -15,8 +15,8 @@ from scipy.sparse import coo_array, csr_array
 from cisray.baselines.features import LETTERS
 from cisray.baselines.gkm_filters import BASES
 from cisray.baselines.gkm_lmers import Codes, pack
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import Pass, Sums
+from cisray.baselines.windows import Windows
 from cisray.errors import InputError
 
 _VALUES_AT_ONCE = 1 << 24  # counts of words in parts that stand dense in memory

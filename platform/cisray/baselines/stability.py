@@ -8,11 +8,11 @@ from scipy.stats import rankdata
 
 from cisray.baselines.estimators import TableModel
 from cisray.baselines.fitted import Fitted
-from cisray.baselines.fitting import Table, fit_track
-from cisray.baselines.held_out import Windows
+from cisray.baselines.fitting import fit_track
 from cisray.baselines.importance import Sort
 from cisray.baselines.linear_fit import column_deviations
 from cisray.baselines.trees_file import gains
+from cisray.baselines.windows import Table, Windows
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cisray.baselines.features import LETTERS
 from cisray.baselines.gkm_lmers import Codes
-from cisray.baselines.held_out import METRICS, Windows
+from cisray.baselines.held_out import METRICS
 from cisray.baselines.importance import Importance, accuracies
+from cisray.baselines.windows import Windows
 from cisray.datasets.card import Kind
 from cisray.errors import InputError
 from cisray.genome.sequence import UNKNOWN

@@ -13,18 +13,23 @@ by the scale; bend by the statistic's power; bend what exceeds the soft clip; cu
 With order "old" they are: x^0.75 for *_sqrt; c + sqrt(x - c) above c; the clip; the scale last. Source: the two
 branches of baskerville's hound_data_read (targets.txt columns sum_stat, clip_soft, clip and scale); "old" made the
 targets of the Borzoi manuscript. All are for values of zero or more.
+
+PyTorch is imported where a tensor is met: processes that build datasets have none, and its import takes them longer
+than many a shard.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import numpy as np
-import torch
 
 from cisray.errors import InputError
 from cisray.genome.tracks import Statistic as Pooling
 
-A = TypeVar("A", np.ndarray, torch.Tensor)
+if TYPE_CHECKING:
+    import torch
+
+A = TypeVar("A", np.ndarray, "torch.Tensor")
 
 SumStat = Literal["sum", "mean", "max", "median", "peak", "sum_sqrt", "mean_sqrt", "sum_exp75"]
 """How the bases of a bin become one value, by the names of Calico's targets.txt."""
@@ -139,9 +144,9 @@ class PlacedTransforms(NamedTuple):
     """The same as tensors of the device."""
 
     @classmethod
-    def on(cls, device: torch.device, transforms: Transforms, *, dtype: torch.dtype = torch.float32) -> Self:
-        """Put the parameters on a device, for tensors of a type that lie there."""
-        return cls(transforms, _like(torch.empty(0, device=device, dtype=dtype), transforms))
+    def beside(cls, tensor: "torch.Tensor", transforms: Transforms) -> Self:
+        """Put the parameters on a tensor's device, for tensors of its type that lie there."""
+        return cls(transforms, _like(tensor, transforms))
 
 
 def describe(track: TrackTransform) -> str:
@@ -245,15 +250,20 @@ def _like(values: A, transforms: Transforms) -> Any:
 
 
 def _like_one(values: A, parameter: np.ndarray) -> A:
-    if isinstance(values, torch.Tensor):
-        kept = torch.from_numpy(parameter)
-        return kept.to(values.device, kept.dtype if kept.dtype == torch.bool else values.dtype)
-    return parameter if parameter.dtype == bool else parameter.astype(np.result_type(values, np.float16))
+    if isinstance(values, np.ndarray):
+        return parameter if parameter.dtype == bool else parameter.astype(np.result_type(values, np.float16))
+    functions = _functions(values)
+    kept = functions.from_numpy(parameter)
+    return kept.to(values.device, kept.dtype if kept.dtype == functions.bool else values.dtype)
 
 
 def _functions(values: A) -> Any:
     """Return the library that the functions of arrays of this kind come from."""
-    return torch if isinstance(values, torch.Tensor) else np
+    if isinstance(values, np.ndarray):
+        return np
+    import torch  # noqa: PLC0415 - as said at the top
+
+    return torch
 
 
 def _where(condition: A, yes: A, no: A) -> A:

@@ -11,7 +11,6 @@ from typing import Any
 
 import ray
 import ray.data
-import torch
 from pydantic.dataclasses import dataclass
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -81,6 +80,8 @@ class ClusterSpec:
         if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
             with cluster(self):
                 return nodes_here()
+        import torch  # noqa: PLC0415 - takes a second, which workers that need no PyTorch are not to pay
+
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         accelerators = () if self.accelerator_type is None else (self.accelerator_type,)
         return [Node(self._local_cpus, torch.cuda.device_count(), memory_gb, accelerators)]

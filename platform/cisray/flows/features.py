@@ -33,9 +33,8 @@ from cisray.baselines.feature_cache import (
     write_learned,
 )
 from cisray.baselines.feature_sets import FeatureMaker
-from cisray.baselines.fitting import Table
-from cisray.baselines.held_out import Windows
 from cisray.baselines.passes import Sums, add_up
+from cisray.baselines.windows import Table, Windows
 from cisray.datasets.reading import Pool, RowGroup, read_order, read_pool
 from cisray.datasets.schema import Layout, decode_examples, layout_of, to_float
 from cisray.flows.cluster import ClusterSpec

@@ -1,27 +1,22 @@
 """Where a worker's batches come from: Ray Data reads the pools of one or more datasets ahead of the training."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
-import ray.data
 import torch
 
 from cisray.datasets.card import Card
 from cisray.datasets.mixing import Cursor, Mixture
 from cisray.datasets.reading import (
     Order,
-    Pool,
-    RowGroup,
     cut_batches,
     find_position,
     name_windows,
     read_order,
-    read_pool,
 )
 from cisray.datasets.schema import decode_examples, layout_of, to_float
+from cisray.flows.pools import read_pools
 from cisray.training.batches import Batch
 from cisray.training.spec import TrainSpec
 from cisray.training.tasks import Feed, Task
@@ -101,23 +96,13 @@ def read_through_ray(
 ) -> Iterator[Batch]:
     """Yield one epoch's batches, in order, whose pools Ray Data reads ahead of the training."""
     start = find_position(order, epoch, rows_seen)
-    items = [{"pool": json.dumps(pool)} for pool in order.pools(epoch)[start.pool :]]
-    if not items:
+    pools = order.pools(epoch)[start.pool :]
+    if not pools:
         return
-    pools = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _read_pools, batch_size=1, num_cpus=0.25
-    )
-    pools.context.execution_options.preserve_order = True
-    tables = pools.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    tables = read_pools(pools).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     layout = layout_of(card)
     for rows in cut_batches(tables, batch_size, skip=start.rows):
         examples = decode_examples(rows, layout)
         # copied because Arrow's memory is read-only
         codes, targets = examples.codes.copy(), to_float(examples.targets.copy())
         yield Batch(torch.from_numpy(codes), torch.from_numpy(targets), head)
-
-
-def _read_pools(batch: dict[str, Any]) -> pa.Table:
-    """Read the one pool told in a batch of one row."""
-    groups, seed = json.loads(batch["pool"][0])
-    return read_pool(Pool([RowGroup(*group) for group in groups], seed)).select(["sequence", "target"])

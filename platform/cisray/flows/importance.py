@@ -19,7 +19,7 @@ from torch import nn
 from cisray import __version__
 from cisray.baselines.estimators import ShallowModel, TableModel
 from cisray.baselines.gkm_lmers import Codes
-from cisray.baselines.held_out import METRICS, Windows
+from cisray.baselines.held_out import METRICS
 from cisray.baselines.importance import (
     Groups,
     Importance,
@@ -38,6 +38,7 @@ from cisray.baselines.importance_table import (
     write_table,
 )
 from cisray.baselines.stability import Stability, stability
+from cisray.baselines.windows import Windows
 from cisray.baselines.word_importance import all_words, change_without_words, loss_without_words
 from cisray.bundle import Predictor
 from cisray.datasets.card import Card, Inputs, read_card
