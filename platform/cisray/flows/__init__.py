@@ -13,11 +13,14 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # an actor for each training, to tell workers that their machine will go: they go on from their checkpoints anyhow
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a cluster must not start another
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # said of every small machine, and into the middle of the output
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started",
+    "RAY_task_oom_retries": "4",  # of a task that is ended for its memory; Ray's own is for ever
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its C++ prints harmless errors over the progress bars
 }
 

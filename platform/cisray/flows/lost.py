@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from cisray.errors import InputError
 
@@ -31,7 +31,7 @@ MOST_SHOWN = 400
 # A busy head may take seconds to answer.
 ANSWER_S = 10.0
 EXIT_CODE = 1
-DEATHS = (NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError)
+DEATHS = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """What Ray raises where processes or machines have died more often than it starts anew by itself."""
 
 

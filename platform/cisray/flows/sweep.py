@@ -110,7 +110,7 @@ def sweep(
             if not baseline.failure:
                 bundles[name] = baseline_dir(trials, name, job.runs[0].name)
         test = measure_on_test(trials, bundles, report=report)
-    results = _results(trials, cards, rows, baselines, test) | {"other_tests": _other_tests(job)}
+    results = _results(trials, cards, rows, baselines, test)
     write_leaderboard(staging.path / LEADERBOARD_NAME, results)
     write_json(staging.path / SWEEP_NAME, results)
     staging.finish()
@@ -318,6 +318,7 @@ def _results(
         "trials": [row._asdict() for row in rows],
         "baselines": {name: one._asdict() for name, one in baselines.items()},
         "test": dict(test),
+        "other_tests": _other_tests(job),
         "definitions": {name: text for name, text in DEFINITIONS.items() if name in measured | {"pearson"}},
         "cisray_version": __version__,
     }

@@ -1,0 +1,104 @@
+"""Let Ray's memory monitor end processes that take too much: of tasks that write files, and of tasks that return."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.ray
+# What a machine may be given beyond what it holds now, and what the test takes at most if nobody stops it.
+ALLOWED_GIB, MOST_GIB = 4, 8
+GREEDY = f"""
+import os, sys, time
+from pathlib import Path
+
+import psutil
+
+memory = psutil.virtual_memory()
+allowed = memory.total - memory.available + ({ALLOWED_GIB} << 30)
+os.environ["RAY_memory_usage_threshold"] = str(allowed / memory.total)
+os.environ["RAY_memory_monitor_refresh_ms"] = "50"
+
+import cisray.flows
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from cisray.errors import InputError
+from cisray.flows.cluster import ClusterSpec, cluster
+from cisray.flows.shards import Task, open_staging, run_tasks
+from cisray.flows.spread import call_for_each
+from cisray.progress import silent
+
+out = Path(sys.argv[1])
+
+def take_memory():
+    with (out / "taken").open("a") as handle:
+        handle.write(".")
+    held = []
+    for _ in range({MOST_GIB} << 2):
+        held.append(np.ones(1 << 25))  # 256 MiB
+    time.sleep(60)
+    raise AssertionError(f"{{len(held)}} blocks of 256 MiB were held, and nobody stopped it")
+
+class Greedy:
+    def work(self, values):
+        if values["number"] == 2 and not (out / "taken").exists():
+            take_memory()
+        return pa.table({{"number": [values["number"]]}}), {{}}
+
+    def write(self, table, path):
+        pq.write_table(table, path)
+
+def run(name):
+    staging = open_staging(out / name, {{"of": "greedy"}})
+    tasks = [Task(f"n{{number}}", f"{{number}}.parquet", {{"number": number}}) for number in range(6)]
+    spec = ClusterSpec(actors=2, cpus_per_actor=0.5)
+    run_tasks(tasks, Greedy, staging=staging, cluster=spec, stage="work", report=silent)
+    staging.finish()
+
+def fit(number):
+    if number == 1:
+        take_memory()
+    return number
+"""
+FILES = (
+    GREEDY
+    + """
+with cluster(ClusterSpec()):
+    run("disturbed")
+    print(len((out / "taken").read_text()))
+    run("undisturbed")
+"""
+)
+FITS = (
+    GREEDY
+    + """
+try:
+    with cluster(ClusterSpec()):
+        call_for_each(fit, range(3), cluster=ClusterSpec(actors=2), threads=2)
+except InputError as error:
+    print(len((out / "taken").read_text()), error)
+"""
+)
+
+
+def run(code, folder):
+    """Run a driver on a cluster of its own, and return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", code, str(folder)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_a_task_that_once_took_too_much_memory_is_done_again_with_the_same_bytes(tmp_path, bytes_of):
+    assert run(FILES, tmp_path).split() == ["1"]
+    assert bytes_of(tmp_path / "disturbed") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_a_fit_that_takes_too_much_memory_each_time_is_given_up_and_told(tmp_path):
+    number, told = run(FITS, tmp_path).split(maxsplit=1)
+    assert int(number) > 1
+    assert told.startswith("the work ended because processes that did it died, ")
+    assert "memory" in told
