@@ -10,6 +10,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 
+from cisray.baselines import trees_fit
 from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig
 from cisray.baselines.trees_fit import tree_candidates
 from cisray.errors import InputError
@@ -23,8 +24,10 @@ def data():
     return csr_array(dense), dense, signal.astype(np.float32)
 
 
+@pytest.mark.parametrize("most_dense", [trees_fit.MOST_DENSE_BYTES, 0], ids=["dense", "sparse"])
 @pytest.mark.parametrize("labels", [True, False])
-def test_forests_are_those_of_scikit_learn(data, labels):
+def test_forests_are_those_of_scikit_learn(data, labels, most_dense, monkeypatch):
+    monkeypatch.setattr(trees_fit, "MOST_DENSE_BYTES", most_dense)
     rows, dense, signal = data
     target = (signal > 1).astype(np.float32) if labels else signal
     config = RandomForestConfig(num_trees=20, leaf_sizes=(2, 10))
