@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ import ray
 from ray.cluster_utils import Cluster
 from cisray.errors import InputError
 
-call, arguments, values, hidden, answer = pickle.loads(sys.stdin.buffer.read())
+calls, hidden, answer = pickle.loads(sys.stdin.buffer.read())
 store = 100 << 20
 head = {"num_cpus": 0, "object_store_memory": store, "node_ip_address": "127.0.0.1", "include_dashboard": False}
 nodes = Cluster(initialize_head=True, head_node_args=head)
@@ -52,10 +54,12 @@ try:
     while sum(node["Alive"] for node in ray.nodes()) < 2:
         assert second.poll() is None
         time.sleep(0.1)
-    try:
-        told = f"done: {call(*arguments, **values)}"
-    except InputError as error:
-        told = f"refused: {error}"
+    told = []
+    for call in calls:
+        try:
+            told.append(f"done: {call()}")
+        except InputError as error:
+            told.append(f"refused: {error}")
     seen = [path for folder in hidden for path in Path(f"/proc/{second.pid}/root{folder}").rglob("*") if path.is_file()]
     Path(answer).write_bytes(pickle.dumps((told, [path.name for path in seen])))
 finally:
@@ -78,17 +82,18 @@ def can_hide():
         pytest.skip("this process may not mount")
 
 
-@pytest.fixture
-def run_beside(can_hide, tmp_path):
-    """Run a flow whose workers are on a node that has empty folders instead of some; return what it told, and what
+@pytest.fixture(scope="module")
+def run_beside(can_hide, tmp_path_factory):
+    """Run flows whose workers are on a node that has empty folders instead of some; return what each told, and what
     files that node has there in the end."""
 
-    def run(function, *arguments, hidden, **values):
+    def run(*calls, hidden):
+        tmp_path = tmp_path_factory.mktemp("beside")
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(ON_LOOPBACK)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         environment["PYTHONPATH"] = str(tmp_path / "site")
-        given = pickle.dumps((function, arguments, values, list(map(str, hidden)), str(tmp_path / "answer")))
+        given = pickle.dumps((calls, list(map(str, hidden)), str(tmp_path / "answer")))
         with (tmp_path / "log").open("w") as log:
             driver = subprocess.Popen(
                 [sys.executable, "-c", DRIVER],
@@ -163,48 +168,57 @@ def test_one_node_asks_nobody(ray_here, tmp_path):
     check_visible([Path("/nowhere")], tmp_path / "nowhere", need=Need(1.0))
 
 
-def test_inputs_that_another_node_does_not_see_are_named(run_beside, build_job, simulated, tmp_path):
-    out = tmp_path / "dataset"
-    told, _ = run_beside(build, build_job(out), hidden=[simulated])
-    assert told.startswith("refused: node 127.0.0.1 (")
-    assert f": {simulated}/genome.fa is not there; {simulated}/" in told
-    assert told.endswith(
+@pytest.fixture(scope="module")
+def refused(run_beside, build_job, train_job, simulated, dataset, bundle, tmp_path_factory):
+    """What five flows told of a node that does not see what they work on, what was left there, and where they ran."""
+    here = tmp_path_factory.mktemp("hidden")
+    for folder in (simulated, dataset):  # others of the five need what one of them misses
+        shutil.copytree(folder, here / "copies" / folder.name)
+    (here / "runs").mkdir()
+    copies = {folder: here / "copies" / folder.name for folder in (simulated, dataset)}
+    seen = {"model": str(bundle), "dataset": str(dataset)}
+    missed = seen | {"dataset": str(copies[dataset])}
+    scored = {"variants": "variants.vcf", "fasta": "genome.fa", "data_dir": str(simulated), "model": str(bundle)}
+    models = {bundle: ModelSource(uri="m", digest="d")}
+    calls = {
+        "build": partial(build, build_job(here / "dataset", data_dir=str(copies[simulated]))),
+        "train": partial(train, train_job(here / "runs/model")),
+        "evaluate": partial(evaluate, EvaluateJob(**missed, out=str(here / "evaluation"))),
+        "importance": partial(importance, ImportanceJob(**seen, out=str(here / "importance"), by=("words",))),
+        "score": partial(score, ScoreJob(**scored, out=str(here / "scores")), models=models),
+    }
+    told, left = run_beside(*calls.values(), hidden=[*copies.values(), here / "runs", bundle.parent])
+    return dict(zip(calls, told, strict=True)), left, here
+
+
+def test_inputs_that_another_node_does_not_see_are_named(refused, simulated):
+    told, _, here = refused
+    genome = here / "copies" / simulated.name
+    assert told["build"].startswith("refused: node 127.0.0.1 (")
+    assert f": {genome}/genome.fa is not there; {genome}/" in told["build"]
+    assert told["build"].endswith(
         "\nwanted: what a job names in one folder that all machines share, under the same path, or a URI that all of "
         "them can read, such as s3://bucket/file"
     )
-    left = {path.name for path in Path(f"{out}.unfinished").iterdir()}
+    left = {path.name for path in (here / "dataset.unfinished").iterdir()}
     assert left == {".lock", ".plan.json"}
 
 
-def test_a_result_folder_that_another_node_does_not_see_is_named(run_beside, train_job, dataset, tmp_path):
-    (tmp_path / "runs").mkdir()
-    told, left = run_beside(train, train_job(tmp_path / "runs/model"), hidden=[tmp_path / "runs"])
-    assert f": what is written to {tmp_path}/runs/model.unfinished does not appear here\nwanted: " in told
+def test_a_result_folder_that_another_node_does_not_see_is_named(refused):
+    told, left, here = refused
+    assert f": what is written to {here}/runs/model.unfinished does not appear here\nwanted: " in told["train"]
     assert left == []
 
 
-def test_a_dataset_and_a_bundle_that_another_node_does_not_see_are_named(run_beside, dataset, bundle, tmp_path):
-    job = EvaluateJob(model=str(bundle), dataset=str(dataset), out=str(tmp_path / "evaluation"))
-    told, _ = run_beside(evaluate, job, hidden=[dataset, bundle.parent])
-    assert f"{bundle} is not there" in told
+def test_a_dataset_and_a_bundle_that_another_node_does_not_see_are_named(refused, dataset, bundle):
+    told, _, here = refused
+    assert f"{bundle} is not there" in told["evaluate"]
+    assert f"{here}/copies/{dataset.name}" in told["evaluate"]
 
 
-def test_importance_asks_the_nodes_too(run_beside, dataset, bundle, tmp_path):
-    values = {"model": str(bundle), "dataset": str(dataset), "out": str(tmp_path / "importance"), "by": ("words",)}
-    told, _ = run_beside(importance, ImportanceJob(**values), hidden=[bundle.parent])
-    assert f": {bundle} is not there\nwanted: " in told
-
-
-def test_a_bundle_that_another_node_does_not_see_is_named(run_beside, simulated, bundle, tmp_path):
-    job = ScoreJob(
-        variants="variants.vcf",
-        fasta="genome.fa",
-        data_dir=str(simulated),
-        model=str(bundle),
-        out=str(tmp_path / "scores"),
-    )
-    told, _ = run_beside(score, job, models={bundle: ModelSource(uri="m", digest="d")}, hidden=[bundle.parent])
-    assert f": {bundle} is not there\nwanted: " in told
+@pytest.mark.parametrize("flow", ["importance", "score"])
+def test_a_bundle_that_another_node_does_not_see_is_named(refused, bundle, flow):
+    assert f": {bundle} is not there\nwanted: " in refused[0][flow]
 
 
 def test_a_node_fetches_what_uris_name_by_itself(run_beside, build_job, dataset, simulated, tmp_path, bytes_of):
@@ -214,7 +228,7 @@ def test_a_node_fetches_what_uris_name_by_itself(run_beside, build_job, dataset,
     with pytest.MonkeyPatch.context() as patch, served_bucket(patch) as bucket:
         patch.setenv("CISRAY_CACHE", str(cache))
         job = build_job(out, data_dir=bucket.put_folder(simulated, "simulated"))
-        told, fetched = run_beside(build, job, hidden=[cache])
+        (told,), fetched = run_beside(partial(build, job), hidden=[cache])
     assert told == f"done: {out}"
     assert {"genome.fa", "contigs.json"} <= set(fetched)
     assert sum(name.endswith(".bw") for name in fetched) == 4

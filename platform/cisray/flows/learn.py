@@ -66,10 +66,10 @@ def learn(config: dict[str, Any]) -> InputError | None:
     workers = Workers(rank, ray.train.torch.get_device(), partial(_add_over_workers, world), world)
     report: Report = config["report"] if rank == 0 else silent
     torch.manual_seed(job.training.seed)
-    network, started = _start(job, cards, config["start_dir"])
-    feed = make_feed(sources_of(job, cards), tasks_of(job, cards, network), job.training, rank=rank, world=world)
-    run = _Run(job, cards, rank, started, config["plan"])
     try:
+        network, started = _start(job, cards, config["start_dir"])
+        feed = make_feed(sources_of(job, cards), tasks_of(job, cards, network), job.training, rank=rank, world=world)
+        run = _Run(job, cards, rank, started, config["plan"])
         if isinstance(network, KmerRidge | ShallowModel):
             _learn_baseline(network, run, feed=feed, report=report)
         else:
