@@ -65,16 +65,16 @@ def fit(number):
 TWICE = (
     GREEDY
     + """
-with cluster(ClusterSpec()):
-    run("disturbed")
-    print(len((out / "taken").read_text()))
-    run("undisturbed")
-    (out / "taken").unlink()
-    try:
+try:
+    with cluster(ClusterSpec()):
+        run("disturbed")
+        print(len((out / "taken").read_text()))
+        run("undisturbed")
+        (out / "taken").unlink()
         call_for_each(fit, range(3), cluster=ClusterSpec(actors=2), threads=2)
-    except InputError as error:
-        print(error)
-    print(len((out / "taken").read_text()))
+except InputError as error:
+    print(error)
+print(len((out / "taken").read_text()))
 """
 )
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
-from sklearn.svm import SVC, SVR
 
 from cisray.baselines.gkm_filters import GkmSpec
 from cisray.baselines.gkm_kernel import kernel_matrix
@@ -146,6 +145,8 @@ def cross_validate(
 
 def solve(kernel: NDArray[np.float64], labels: NDArray, svm: SvmSpec) -> Solution:
     """Find the support vectors for a kernel of all training examples [N, N] and their labels [N]."""
+    from sklearn.svm import SVC, SVR  # noqa: PLC0415 - takes a second, which only fits are to pay
+
     if svm.task == "classes":
         machine = SVC(kernel="precomputed", C=svm.c, tol=svm.tolerance, class_weight={1: svm.positive_weight})
         machine.fit(kernel, (labels > 0).astype(np.int64))

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from cisray.datasets.card import Kind
 
@@ -15,6 +14,8 @@ def accuracy(kind: Kind, scores: NDArray[np.floating], target: NDArray[np.floati
     present = ~np.isnan(target)
     x, y = scores[present].astype(np.float64), target[present].astype(np.float64)
     if METRICS[kind] == "auroc":
+        from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - takes a second, which only fits are to pay
+
         labels = y > 0.5
         return float(roc_auc_score(labels, x)) if 0 < labels.sum() < len(labels) else np.nan
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:

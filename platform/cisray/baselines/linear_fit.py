@@ -1,15 +1,13 @@
 """Fit linear models of features along a path of penalties, by scikit-learn."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import expit
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
 from cisray.baselines.linear import LinearConfig, LinearTrack
 
@@ -18,6 +16,7 @@ _LOSS_TOLERANCE = 1e-8  # a step that gains a smaller share of the loss is the l
 _MOST_STEPS = 100
 _LEAST_WEIGHT = 1e-5  # of a window whose label is as good as certain
 _Line = tuple[NDArray[np.float64], float]  # coefficients and intercept
+_Settings = Callable[[float, int], dict[str, float]]
 
 
 def linear_candidates(
@@ -31,6 +30,8 @@ def linear_candidates(
         target: [B], nothing missing.
         labels: whether the target is one, and the loss logistic.
     """
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - takes a second, which only fits are to pay
+
     scale = column_deviations(rows)
     scale[scale == 0] = 1  # a constant column; what it is multiplied by is zero
     scaled = csr_array(rows.astype(np.float64).multiply(1 / scale))
@@ -39,7 +40,7 @@ def linear_candidates(
     if config.share > 0:
         strongest = float(np.abs((y - y.mean()) @ scaled).max()) / len(y) / config.share
         strongest = max(strongest, np.finfo(np.float64).tiny)
-    estimator = _estimator(config, labels=labels)
+    estimator, settings = _estimator(config, labels=labels)
     line = np.zeros(scaled.shape[1]), float(np.log(y.mean() / (1 - y.mean()))) if labels else 0.0
     for setting in config.settings:
         penalty = setting * strongest
@@ -48,8 +49,7 @@ def linear_candidates(
             if labels and config.share > 0:
                 line, converged = _fit_logistic(estimator, scaled, y, penalty, line)
             else:
-                _set_penalty(estimator, penalty, len(y))
-                estimator.fit(scaled, y)
+                estimator.set_params(**settings(penalty, len(y))).fit(scaled, y)
                 line = np.ravel(estimator.coef_).astype(np.float64), float(np.ravel(estimator.intercept_)[0])
                 converged = True
         converged = converged and not any(issubclass(each.category, ConvergenceWarning) for each in said)
@@ -65,25 +65,20 @@ def column_deviations(rows: csr_array) -> NDArray[np.float64]:
     return np.sqrt(np.where(variances > 1e-12 * squares, variances, 0))
 
 
-def _estimator(config: LinearConfig, *, labels: bool) -> Any:
+def _estimator(config: LinearConfig, *, labels: bool) -> tuple[Any, _Settings]:
+    """Return an estimator, and its settings for a penalty that stands beside the mean loss over so many rows."""
+    from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge  # noqa: PLC0415 - as above
+
     limits = {"tol": _TOLERANCE, "max_iter": config.max_rounds}
     if config.share > 0:
-        return ElasticNet(l1_ratio=config.share, warm_start=True, **limits)
+        return ElasticNet(l1_ratio=config.share, warm_start=True, **limits), lambda penalty, _: {"alpha": penalty}
     if labels:
-        return LogisticRegression(warm_start=True, **limits)
-    return Ridge(solver="lsqr", **limits)
-
-
-def _set_penalty(estimator: Any, penalty: float, num_rows: int) -> None:
-    """Set a penalty that stands beside the mean loss, as each estimator of scikit-learn calls it."""
-    if isinstance(estimator, LogisticRegression):
-        estimator.set_params(C=1 / (penalty * num_rows))
-    else:
-        estimator.set_params(alpha=penalty * num_rows if isinstance(estimator, Ridge) else penalty)
+        return LogisticRegression(warm_start=True, **limits), lambda penalty, rows: {"C": 1 / (penalty * rows)}
+    return Ridge(solver="lsqr", **limits), lambda penalty, rows: {"alpha": penalty * rows}
 
 
 def _fit_logistic(
-    estimator: ElasticNet, rows: csr_array, y: NDArray[np.float64], penalty: float, start: _Line
+    estimator: Any, rows: csr_array, y: NDArray[np.float64], penalty: float, start: _Line
 ) -> tuple[_Line, bool]:
     """Fit a logistic elastic net by least squares that are weighted anew in each step, and say whether it converged.
 
@@ -109,9 +104,7 @@ def _fit_logistic(
     return line, False
 
 
-def _logistic_loss(
-    estimator: ElasticNet, rows: csr_array, y: NDArray[np.float64], penalty: float, line: _Line
-) -> float:
+def _logistic_loss(estimator: Any, rows: csr_array, y: NDArray[np.float64], penalty: float, line: _Line) -> float:
     """Return the mean logistic loss with the penalty."""
     coefficients, intercept = line
     scores = rows @ coefficients + intercept

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from cisray.baselines.fitted import Line
 
@@ -16,6 +15,8 @@ def calibrate(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> Line:
     num_true, num_false = int(labels.sum()), int((~labels).sum())
     if not num_true or not num_false or np.ptp(scores) == 0:
         return Line()
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - takes a second, which only fits are to pay
+
     wanted = np.where(labels, (num_true + 1) / (num_true + 2), 1 / (num_false + 2))
     centre, scale = scores.mean(), scores.std()
     standard = ((scores - centre) / scale)[:, None]

@@ -7,12 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.ensemble import (
-    HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
-    RandomForestClassifier,
-    RandomForestRegressor,
-)
 
 from cisray.baselines.trees import GradientBoostingConfig, RandomForestConfig, TreesTrack
 from cisray.errors import InputError
@@ -52,6 +46,8 @@ def tree_candidates(
             f"gradient_boosting: {rows.shape[1]} features; wanted at most {MOST_DENSE_COLUMNS}, as it holds them "
             "dense: choose smaller k, or random_forest"
         )
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor  # noqa: PLC0415 - as below
+
     dense = rows.toarray()
     kind = HistGradientBoostingClassifier if labels else HistGradientBoostingRegressor
     boosted = kind(
@@ -69,6 +65,9 @@ def tree_candidates(
 def _forests(
     config: RandomForestConfig, rows: csr_array, y: NDArray, *, labels: bool, seed: int
 ) -> Iterator[tuple[float, TreesTrack]]:
+    # takes a second, which only fits are to pay
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor  # noqa: PLC0415
+
     kind = RandomForestClassifier if labels else RandomForestRegressor
     held = rows.toarray() if math.prod(rows.shape) * rows.dtype.itemsize <= MOST_DENSE_BYTES else rows
     for leaf_size in config.settings:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cisray.baselines.estimators import ShallowModel, TableModel
+from cisray.baselines.fitting import fit_shallow, fit_tables
 from cisray.baselines.kmer_ridge import KmerRidge, fit_ridge
 from cisray.bundle import build_network, head_tracks, shared_geometry, write_bundle
 from cisray.datasets.card import Card, read_card
@@ -196,9 +197,6 @@ def _report_checkpoint(run: _Run, *, learner: Learner | KmerRidge | ShallowModel
 
 def _learn_baseline(network: KmerRidge | ShallowModel, run: _Run, *, feed: Feed, report: Report) -> None:
     """Fit a baseline to the training split, in one pass or to its features; the validation split chooses settings."""
-    # scikit-learn takes a second to import, which only fits are to pay and no worker that trains a network
-    from cisray.baselines.fitting import fit_shallow, fit_tables  # noqa: PLC0415
-
     total, margin_bp = feed.steps(0), feed.tasks[None].margin_bp
 
     def train_batches() -> Iterator[tuple[Tensor, Tensor]]:
