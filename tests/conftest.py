@@ -42,6 +42,7 @@ def pytest_ignore_collect(collection_path, config):
     return True if needs_ray and config.option.markexpr == "not ray" else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items):
     """Put tests with Ray in two groups for two processes, each of which then starts Ray once."""
     for item in items:
