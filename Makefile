@@ -50,7 +50,7 @@ core: setup
 
 test: lint
 	$(BIN)/pytest -m 'not ray' -n 2 --durations=5
-	$(BIN)/pytest -m ray -n 2 --dist loadgroup --durations=10
+	$(BIN)/pytest -m ray --durations=10
 
 bench: setup
 	@for benchmark in tests/benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done

@@ -16,14 +16,6 @@ pytest_plugins = ["whole_program"]
 # All tests in these are marked ray.
 WITH_RAY = {"flows", "jobs", "test_cli.py", "test_tracking.py"}
 
-# Tests of clusters and servers of their own, and those that start none: run by a second process beside the others.
-APART = {
-    *("test_slurm.py", "test_cloud.py", "test_submission.py", "test_visibility.py", "test_lost.py"),
-    *("test_resources_of_clusters.py", "test_faults_memory.py", "test_faults_cluster.py", "test_mlflow_server.py"),
-    *("test_tracking.py", "test_studies.py", "test_plan_figures.py", "test_score_job.py", "test_score_export.py"),
-    *("test_score_plan.py", "test_swap_job.py", "test_importance_job.py", "test_sweep_job.py"),
-}
-
 # a busy machine is no failure
 settings.register_profile("cisray", deadline=None)
 settings.load_profile("cisray")
@@ -40,14 +32,6 @@ def pytest_ignore_collect(collection_path, config):
     """Keep the core tests, which run where Ray and MLflow are not installed, from importing what needs them."""
     needs_ray = collection_path.parent == Path(__file__).parent and collection_path.name in WITH_RAY
     return True if needs_ray and config.option.markexpr == "not ray" else None
-
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items):
-    """Put tests with Ray in two groups for two processes, each of which then starts Ray once."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("apart" if item.path.name in APART else "together"))
 
 
 @pytest.fixture(autouse=True, scope="session")
