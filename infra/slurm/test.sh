@@ -105,7 +105,7 @@ await() {  # JOB: wait for its end and print its exit code, CODE:SIGNAL
 }
 expect() {  # WHAT, WANTED, GOT
     echo "   $1: $3"
-    [ "$2" = "$3" ] || { echo "test.sh: $1: wanted $2, got $3"; cat "$temporary"/folder/*.log; exit 1; }
+    [ "$2" = "$3" ] || { cat "$temporary"/folder/*.log; echo "test.sh: $1: wanted $2, got $3"; exit 1; }
 }
 left_over() { find "$temporary/scratch" -mindepth 1 | wc -l; }
 digest() { (cd "$1" && find . -type f ! -name run.json | sort | xargs sha256sum | sha256sum | cut -c1-16); }
@@ -144,7 +144,8 @@ until_file "$job" "runs/tiny/cancelled.unfinished/examples/split=*/*.parquet"
 scancel "$job"
 await "$job" >/dev/null
 expect "state" CANCELLED "$(scontrol show job "$job" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p')"
-expect "processes left" "" "$(pgrep -f "$temporary/scratch/cisray-$job/" || true)"
+for _ in $(seq 40); do pgrep -f "$temporary/scratch/cisray-$job/" >/dev/null || break; sleep 0.5; done  # as they end
+expect "processes left" "" "$(pgrep -af "$temporary/scratch/cisray-$job/" || true)"
 expect "a finished dataset" "" "$(ls -d runs/tiny/cancelled 2>/dev/null || true)"
 job=$(submit 2 build jobs/tiny/dataset.toml "${small[@]}" --set out=runs/tiny/cancelled)
 expect "exit code" 0:0 "$(await "$job")"
