@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,11 @@ class ClusterSpec:
 
     def num_actors(self, num_shards: int) -> int:
         """Return how many processes work on this many shards."""
-        if self.actors is not None:
-            return min(self.actors, num_shards)
-        return max(1, min(self._held_by(nodes_here()), num_shards))
+        return self._actors_on(nodes_here, num_shards)
 
     def expected_actors(self, num_shards: int) -> int:
         """Return how many processes will work on this many shards, before a cluster is joined or started."""
-        if self.actors is not None:
-            return min(self.actors, num_shards)
-        return max(1, min(self._held_by(self.expected_nodes()), num_shards))
+        return self._actors_on(self.expected_nodes, num_shards)
 
     def expected_nodes(self) -> list[Node]:
         """Return the nodes of the cluster that a job would join, or the one of the cluster that it would start."""
@@ -91,8 +87,11 @@ class ClusterSpec:
         """Logical CPUs of a cluster started here."""
         return self.num_cpus or max(4, (os.cpu_count() or 1) + 2)
 
-    def _held_by(self, nodes: Sequence[Node]) -> int:
-        return num_held(self.need, nodes, cpu_count=os.cpu_count() or 1)
+    def _actors_on(self, nodes: Callable[[], Sequence[Node]], num_shards: int) -> int:
+        """Return how many processes these nodes, asked only where that matters, have for so many shards."""
+        if self.actors is not None:
+            return min(self.actors, num_shards)
+        return max(1, min(num_held(self.need, nodes(), cpu_count=os.cpu_count() or 1), num_shards))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cisray.bundle import SHALLOW, ModelConfig
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
+from cisray.flows.pools import READER_CPUS, READERS
 from cisray.flows.resources import RESOURCES, Need, Node, Request, check_amounts, find_lack
 from cisray.goals import ObjectiveSpec
 from cisray.remote import local_path
@@ -21,7 +22,7 @@ from cisray.training.spec import TrainSpec
 from cisray.transfer import StartSpec
 
 # Of a cluster beside the workers: the tasks that read for them take parts of it, one after another if need be.
-READERS_CPUS = 0.5
+READERS_CPUS = READERS * READER_CPUS
 WORKER_PROCESS = "RayTrainWorker"
 """What Ray calls the process of a worker."""
 
