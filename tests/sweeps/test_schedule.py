@@ -4,6 +4,7 @@ import csv
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from cisray.sweeps.leaderboard import rank, write_leaderboard
 from cisray.sweeps.population import Population
 from cisray.sweeps.schedule import Result, Rules, best_so_far, make_schedule, mean_curve
 from cisray.sweeps.search import GridSearch, RandomSearch, TpeSearch
-from cisray.sweeps.space import Choice, LogUniform
+from cisray.sweeps.space import Choice, LogUniform, grid
 from cisray.sweeps.stopping import Asha, MedianStopping, NoStopping
 
 EPOCHS = 4
@@ -125,6 +126,34 @@ def test_kills_slots_and_the_order_of_events_change_nothing(name, data):
     assert rank(disturbed) == rank(undisturbed)
 
 
+@pytest.mark.parametrize("name", ["asha", "median"])
+@given(seed=st.integers(0, 1000), slots=st.integers(1, 6))
+@settings(max_examples=20)
+def test_each_decision_is_that_of_a_look_at_all_trials_before(name, seed, slots):
+    rules = make_rules(seed=seed, most_trials=25)
+    if name == "median":
+        rules = rules._replace(stopping=MedianStopping(method="median", least_trials=2))
+    schedule = run(rules, slots=slots, order=random.Random(seed))
+    looked_at = 0
+    for number, results in schedule.results.items():
+        for result in results:
+            if result.failure or result.finished:
+                continue
+            before = [
+                next((one for one in schedule.results[other] if one.epoch >= result.epoch or one.failure), None)
+                for other in range(number)
+            ]
+            curves = [one.curve[: result.epoch] for one in before if one is not None and not one.failure]
+            value = result.curve[-1]
+            if name == "median":
+                passes = len(curves) < 2 or value >= np.median([np.mean(curve) for curve in curves])
+            else:
+                passes = sum(curve[-1] > value for curve in curves) < max(1, (len(curves) + 1) // 2)
+            assert passes == (result is not results[-1])
+            looked_at += 1
+    assert looked_at > 25
+
+
 def test_asha_gives_most_trials_up_and_keeps_the_best():
     whole, halved = run(make_rules(stopping=NoStopping(), most_trials=30)), run(make_rules(most_trials=30))
     assert halved.settings == whole.settings
@@ -151,8 +180,9 @@ def test_budgets_end_a_sweep():
     examples = run(make_rules(most_trials=100, most_examples=1500, stopping=NoStopping()))
     # a trial reads 400; the fifth would begin after 1,600
     assert len(examples.settings) == 4
-    grid = run(make_rules(search=GridSearch(method="grid"), most_trials=100))
-    assert len(grid.settings) == 12
+    whole_grid = run(make_rules(search=GridSearch(method="grid"), most_trials=100))
+    assert list(whole_grid.settings.values()) == grid(SPACE)
+    assert len(whole_grid.settings) == 12
 
 
 def test_examples_that_were_saved_let_more_trials_begin():

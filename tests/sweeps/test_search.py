@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from cisray.sweeps.search import GridSearch, Known, RandomSearch, TpeSearch, propose
-from cisray.sweeps.space import Choice, Integer, LogUniform, Uniform, draw_at_random, grid
+from cisray.sweeps.search import Known, RandomSearch, TpeSearch, propose
+from cisray.sweeps.space import Choice, Integer, LogUniform, Uniform, draw_at_random
 
 SPACE = {
     "kind": Choice(values=("a", "b")),
@@ -34,13 +34,6 @@ def test_a_random_search_asks_nothing_of_earlier_trials():
         drawn = draw_at_random(SPACE, seed=4, number=number)
         assert propose(RandomSearch(), SPACE, seed=4, number=number, known=known) == drawn
         assert propose(RandomSearch(), SPACE, seed=4, number=number, known=[]) == drawn
-
-
-def test_a_grid_search_goes_through_the_grid_and_ends():
-    space = {"a": Choice(values=(1, 2)), "b": Integer(low=1, high=2)}
-    search = GridSearch(method="grid")
-    tried = [propose(search, space, seed=0, number=number, known=[]) for number in range(5)]
-    assert tried == [*grid(space), None]
 
 
 def test_tpe_draws_near_what_did_well():

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cisray.sweeps.stopping import Asha, MedianStopping, NoStopping, value_at
+from cisray.sweeps.stopping import Asha, MedianStopping, NoStopping, Rung, value_at
+
+
+def goes_on(stopping, own, earlier, *, epoch):
+    rung = Rung()
+    for curve in earlier:
+        rung.add(stopping.standing(curve, epoch))
+    return stopping.goes_on(own, rung, epoch=epoch)
 
 
 @pytest.mark.parametrize(
@@ -24,11 +31,11 @@ def test_rungs_rise_to_the_last_epoch(stopping, epochs, rungs):
 def test_asha_lets_the_best_third_pass():
     asha = Asha(method="asha", factor=3)
     earlier = [[0.1], [0.2], [0.3], [0.4], [0.5]]
-    assert not asha.goes_on([0.35], earlier, epoch=1)  # two of six may pass, and two are better
-    assert asha.goes_on([0.45], earlier, epoch=1)
-    assert asha.goes_on([0.4], earlier, epoch=1)  # an equal is not better
-    assert asha.goes_on([-1.0], [], epoch=1)
-    assert not asha.goes_on([0.3], [[0.4]], epoch=1)
+    assert not goes_on(asha, [0.35], earlier, epoch=1)  # two of six may pass, and two are better
+    assert goes_on(asha, [0.45], earlier, epoch=1)
+    assert goes_on(asha, [0.4], earlier, epoch=1)  # an equal is not better
+    assert goes_on(asha, [-1.0], [], epoch=1)
+    assert not goes_on(asha, [0.3], [[0.4]], epoch=1)
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.floats(0, 1), st.integers(2, 5))
@@ -37,27 +44,29 @@ def test_asha_passes_no_more_than_its_share_of_distinct_trials(earlier, own, fac
     distinct = sorted({*earlier, own})
     others = [[value] for value in distinct if value != own]
     passing = [
-        value for value in distinct if asha.goes_on([value], [[other] for other in distinct if other != value], epoch=1)
+        value
+        for value in distinct
+        if goes_on(asha, [value], [[other] for other in distinct if other != value], epoch=1)
     ]
     assert len(passing) == max(1, len(distinct) // factor)
     assert passing == distinct[-len(passing) :]
-    assert asha.goes_on([own], others, epoch=1) == (own in passing)
+    assert goes_on(asha, [own], others, epoch=1) == (own in passing)
 
 
 def test_the_median_is_of_running_means():
     median = MedianStopping(method="median", least_trials=3)
     earlier = [[0.0, 0.2], [0.2, 0.6], [0.4, 1.0]]  # running means 0.1, 0.4, 0.7
-    assert median.goes_on([0.1, 0.4], earlier, epoch=2)
-    assert not median.goes_on([0.1, 0.39], earlier, epoch=2)
-    assert median.goes_on([0.1, 0.1], earlier[:2], epoch=2)  # too few to tell
+    assert goes_on(median, [0.1, 0.4], earlier, epoch=2)
+    assert not goes_on(median, [0.1, 0.39], earlier, epoch=2)
+    assert goes_on(median, [0.1, 0.1], earlier[:2], epoch=2)  # too few to tell
 
 
 def test_what_is_no_number_is_given_up_and_compared_with_nothing():
     median, asha = MedianStopping(method="median", least_trials=1), Asha(method="asha")
     for stopping in (median, asha):
-        assert not stopping.goes_on([math.nan], [[0.5]], epoch=1)
-        assert stopping.goes_on([0.1], [[math.nan]], epoch=1)
-    assert NoStopping().goes_on([math.nan], [[0.5]], epoch=1)
+        assert not goes_on(stopping, [math.nan], [[0.5]], epoch=1)
+        assert goes_on(stopping, [0.1], [[math.nan]], epoch=1)
+    assert goes_on(NoStopping(), [math.nan], [[0.5]], epoch=1)
 
 
 def test_a_curve_that_ended_keeps_its_last_value():

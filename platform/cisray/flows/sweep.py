@@ -45,7 +45,16 @@ from cisray.flows.train_job import WORKER_PROCESS
 from cisray.progress import Progress, Report, silent
 from cisray.remote import local_path
 from cisray.sweeps.folder import SweepFolder
-from cisray.sweeps.leaderboard import LEADERBOARD_NAME, METRIC, SWEEP_NAME, Row, rank, row_of, write_leaderboard
+from cisray.sweeps.leaderboard import (
+    LEADERBOARD_NAME,
+    METRIC,
+    SWEEP_NAME,
+    Row,
+    order_of,
+    rank,
+    row_of,
+    write_leaderboard,
+)
 from cisray.sweeps.population import Population
 from cisray.sweeps.schedule import Result, Rules, Schedule, Step, make_schedule
 from cisray.training.metrics import DEFINITIONS
@@ -162,14 +171,14 @@ def _search(trials: Trials, listener: Listener, report: Report) -> Schedule:
         if number not in schedule.settings:  # a population's are there from the start
             schedule.begin(number, settings)
     schedule.tell(*results)
-    ended: set[int] = set()
+    ends = _Ends(trials, schedule, listener, report)
     running: dict[Future[Result], Step] = {}
     nodes = nodes_here()
     slots = slots_of(job, nodes)
     of_a_trial = job.example.workers.on(nodes).request("train.workers")
     with room_for(of_a_trial, process=WORKER_PROCESS, report=report), _threads(slots) as pool:
         while True:
-            _say_ends(trials, schedule, ended, listener, report)
+            ends.say()
             numbers = {step.number for step in running.values()}
             step = schedule.next_step(numbers) if len(running) < slots else None
             if step is not None:
@@ -209,37 +218,51 @@ def _tell_waits(report: Report, progress: Progress) -> None:
         report(progress)
 
 
-def _say_ends(trials: Trials, schedule: Schedule, ended: set[int], listener: Listener, report: Report) -> None:
-    """Tell of the trials that have ended since, and remove the checkpoints that nobody goes on from."""
-    of_population = isinstance(trials.job.search, Population)
-    for number, status in schedule.status.items():
-        if status != "open" and number not in ended:
-            ended.add(number)
-            row = row_of(schedule, number)
-            listener.end(row)
-            best = rank(schedule)[0].value
-            report(
+class _Ends:
+    """Tells of trials that end, and removes the checkpoints that nobody goes on from."""
+
+    def __init__(self, trials: Trials, schedule: Schedule, listener: Listener, report: Report) -> None:
+        self._trials = trials
+        self._schedule = schedule
+        self._listener = listener
+        self._report = report
+        self._told = 0
+        self._best: Row | None = None
+
+    def say(self) -> None:
+        """Tell of the trials that have ended since."""
+        of_population = isinstance(self._trials.job.search, Population)
+        for number in self._schedule.ended[self._told :]:
+            self._told += 1
+            row = row_of(self._schedule, number)
+            self._best = min(row, self._best or row, key=order_of)
+            self._listener.end(row)
+            self._report(
                 Progress(
                     stage="trials",
-                    done=len(ended),
-                    total=trials.job.num_trials,
+                    done=self._told,
+                    total=self._schedule.rules.most_trials,
                     unit="trials",
-                    figures={} if best is None else {METRIC: best},
+                    figures={} if self._best.value is None else {METRIC: self._best.value},
                     note=f"trial {number} {_in_words(row)}",
                 )
             )
             if not of_population:
-                trials.folder.drop_checkpoints(number)
-    if not of_population:
-        return
-    open_trials = [number for number, status in schedule.status.items() if status == "open"]
-    if not open_trials:
-        for number in ended:
-            trials.folder.drop_checkpoints(number)
-        return
-    generation = min(len(schedule.results[number]) for number in open_trials)
-    for number in schedule.settings:  # those of the last generation are begun from by any trial of this one
-        trials.folder.drop_generations(number, before=generation - 1)
+                self._trials.folder.drop_checkpoints(number)
+        if of_population:
+            self._drop_generations()
+
+    def _drop_generations(self) -> None:
+        """Keep the checkpoints of the last generation, which any trial of this one begins from."""
+        schedule, folder = self._schedule, self._trials.folder
+        open_trials = [number for number, status in schedule.status.items() if status == "open"]
+        if not open_trials:
+            for number in schedule.ended:
+                folder.drop_checkpoints(number)
+            return
+        generation = min(len(schedule.results[number]) for number in open_trials)
+        for number in schedule.settings:
+            folder.drop_generations(number, before=generation - 1)
 
 
 def _in_words(row: Row) -> str:

@@ -45,11 +45,12 @@ class Row(NamedTuple):
 def rank(schedule: Schedule) -> list[Row]:
     """Return a row per trial, the best first; equal trials stand in the order of their numbers."""
     rows = [row_of(schedule, number) for number in schedule.settings]
-    rows.sort(key=_order)
+    rows.sort(key=order_of)
     return [row._replace(rank=place) for place, row in enumerate(rows, start=1)]
 
 
-def _order(row: Row) -> tuple[int, int, float, int]:
+def order_of(row: Row) -> tuple[int, int, float, int]:
+    """Return what rows are ranked by, the best first."""
     worth = -math.inf if row.value is None else row.value
     place = ("finished", "stopped", "open", "failed").index(row.status)
     return place, -row.epochs if row.status == "stopped" else 0, -worth, row.number

@@ -1,7 +1,8 @@
 """What a sweep does next, as a function of what its trials came to: the same trials and winner in any order of events.
 
 Trials are numbered as they begin. What becomes of trial n depends on trials of lower number alone, and what it tries
-on those that are at least `width` lower; so it waits for those, and only for those.
+on those that are at least `width` lower; so it waits for those, and only for those. So each is looked at once, in
+order: what a step costs hardly grows with the number of trials, but for a Bayesian search, which weighs all of them.
 """
 
 import math
@@ -9,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from cisray.sweeps.population import Heir, Population, evolve
-from cisray.sweeps.search import Known, Search, TpeSearch, propose
-from cisray.sweeps.space import Space, draw_at_random
-from cisray.sweeps.stopping import Curve, Stopping
+from cisray.sweeps.search import GridSearch, Known, Search, TpeSearch, propose
+from cisray.sweeps.space import Space, draw_at_random, grid
+from cisray.sweeps.stopping import Curve, Rung, Stopping
 
 Status = Literal["open", "finished", "stopped", "failed"]
 
@@ -76,7 +77,14 @@ class Schedule:
         self.settings: dict[int, dict[str, Any]] = {}
         self.results: dict[int, list[Result]] = {}
         self.status: dict[int, Status] = {}
+        self.ended: list[int] = []
+        """The trials that are open no more, in the order in which that was decided."""
+        self._open: dict[int, None] = {}  # in the order of their numbers
         self._goes_on: dict[int, int] = {}  # the rung after which each trial may go on
+        self._rungs: dict[int, tuple[int, Rung]] = {}  # by epoch: how many trials were looked at, what they came to
+        self._seconds = 0.0
+        self._examples = (0, 0)  # how many trials were counted, and what they read
+        self._grid = grid(rules.space) if isinstance(rules.search, GridSearch) else []
 
     def begin(self, number: int, settings: Mapping[str, Any]) -> None:
         """Count a trial in; trials begin in order."""
@@ -85,6 +93,7 @@ class Schedule:
         self.settings[number] = dict(settings)
         self.results[number] = []
         self.status[number] = "open"
+        self._open[number] = None
 
     def tell(self, *results: Result) -> None:
         """Take in what came of steps, each trial's in order."""
@@ -92,11 +101,12 @@ class Schedule:
             if result.rung != len(self.results[result.number]):
                 raise ValueError(f"trial {result.number} has {len(self.results[result.number])} rungs: {result}")
             self.results[result.number].append(result)
+            self._seconds += result.seconds
         self._settle()
 
     def next_step(self, running: Collection[int]) -> Step | None:
         """Return a step that can be done now, of a trial that is not running; None where all wait or are done."""
-        for number in self._open():
+        for number in self._open:
             if number not in running and len(self.results[number]) == self._goes_on.get(number, -1) + 1:
                 return self._step(number)
         settings = self._admit()
@@ -110,56 +120,67 @@ class Schedule:
         epoch = self.rules.stopping.rungs(self.rules.epochs_of(settings))[rung]
         return Step(number, rung, epoch, settings, number)
 
-    def _open(self) -> list[int]:
-        return [number for number, status in self.status.items() if status == "open"]
+    def _end(self, number: int, status: Status) -> None:
+        self.status[number] = status
+        del self._open[number]
+        self.ended.append(number)
 
     def _settle(self) -> None:
         """Decide on every trial that can be decided on, the lowest numbers first."""
-        for number in self._open():
+        for number in list(self._open):
             results = self.results[number]
             if not results or self._goes_on.get(number, -1) == len(results) - 1:
                 continue
             last = results[-1]
             if last.failure or last.finished:
-                self.status[number] = "failed" if last.failure else "finished"
+                self._end(number, "failed" if last.failure else "finished")
                 continue
             goes_on = self._compare(number, last)
             if goes_on:
                 self._goes_on[number] = last.rung
             elif goes_on is False:
-                self.status[number] = "stopped"
+                self._end(number, "stopped")
 
     def _compare(self, number: int, last: Result) -> bool | None:
         """Say whether a trial goes on; None as long as one before it may still come to the same epoch."""
-        curves = []
-        for other in range(number):
-            there = [one for one in self.results[other] if one.epoch >= last.epoch or one.finished or one.failure]
-            if not there and self.status[other] == "open":
+        stopping = self.rules.stopping
+        looked_at, rung = self._rungs.get(last.epoch, (0, Rung()))
+        for other in range(looked_at, number):
+            results = self.results[other]
+            there = next((one for one in results if one.epoch >= last.epoch or one.finished or one.failure), None)
+            if there is None and self.status[other] == "open":
                 return None
-            if there and not there[0].failure:
-                curves.append(there[0].curve)
-        return self.rules.stopping.goes_on(last.curve, curves, epoch=last.epoch)
+            if there is not None and not there.failure:
+                rung.add(stopping.standing(there.curve, last.epoch))
+            self._rungs[last.epoch] = (other + 1, rung)
+        return stopping.goes_on(last.curve, rung, epoch=last.epoch)
 
     def _admit(self) -> dict[str, Any] | None:
         """Return the settings of the next trial; None where there is none, or none yet."""
         rules, number = self.rules, len(self.settings)
         if number >= rules.most_trials or self._hours_are_spent():
             return None
-        long_ago = range(max(0, number - rules.width + 1))
-        looks_back = isinstance(rules.search, TpeSearch) or rules.most_examples is not None
-        if looks_back and any(self.status[other] == "open" for other in long_ago):
+        long_ago = max(0, number - rules.width + 1)
+        learns = isinstance(rules.search, TpeSearch)
+        if (learns or rules.most_examples is not None) and next(iter(self._open), number) < long_ago:
             return None
-        if rules.most_examples is not None:
-            spent = sum(self.results[other][-1].examples for other in long_ago)
-            spent += sum(rules.examples_of(self.settings[other]) for other in range(len(long_ago), number))
-            if spent >= rules.most_examples:
-                return None
-        known = [self._known(other) for other in long_ago] if looks_back else []
+        if rules.most_examples is not None and self._examples_spent(long_ago) >= rules.most_examples:
+            return None
+        if isinstance(rules.search, GridSearch):
+            return self._grid[number] if number < len(self._grid) else None
+        known = [self._known(other) for other in range(long_ago)] if learns else []
         return propose(rules.search, rules.space, seed=rules.seed, number=number, known=known)
 
+    def _examples_spent(self, long_ago: int) -> int:
+        """Return what the first trials read, which have all ended, and at most the others read."""
+        counted, examples = self._examples
+        examples += sum(self.results[other][-1].examples for other in range(counted, long_ago))
+        self._examples = (long_ago, examples)
+        lately = range(long_ago, len(self.settings))
+        return examples + sum(self.rules.examples_of(self.settings[other]) for other in lately)
+
     def _hours_are_spent(self) -> bool:
-        spent_s = sum(one.seconds for results in self.results.values() for one in results)
-        return self.rules.most_hours is not None and spent_s >= 3600 * self.rules.most_hours
+        return self.rules.most_hours is not None and self._seconds >= 3600 * self.rules.most_hours
 
     def _known(self, number: int) -> Known:
         last = self.results[number][-1]
@@ -182,10 +203,10 @@ class PopulationSchedule(Schedule):
     def next_step(self, running: Collection[int]) -> Step | None:
         """Return a step that can be done now; None where all wait for the end of the generation, or are done."""
         epochs = self.population.generations(self.rules.epochs_of(self.settings[0]))
-        generation = min((len(self.results[number]) for number in self._open()), default=len(epochs))
+        generation = min((len(self.results[number]) for number in self._open), default=len(epochs))
         while len(self._heirs) <= generation < len(epochs):
             self._heirs.append(self._evolve(len(self._heirs)))
-        for number in self._open():
+        for number in self._open:
             if number not in running and len(self.results[number]) == generation:
                 heir = self._heirs[generation][number]
                 return Step(number, generation, epochs[generation], heir.settings, heir.origin)
@@ -207,10 +228,10 @@ class PopulationSchedule(Schedule):
         )
 
     def _settle(self) -> None:
-        for number in self._open():
+        for number in list(self._open):
             results = self.results[number]
             if results and (results[-1].failure or results[-1].finished):
-                self.status[number] = "failed" if results[-1].failure else "finished"
+                self._end(number, "failed" if results[-1].failure else "finished")
 
 
 def make_schedule(rules: Rules) -> Schedule:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.sweeps.population import Population
-from cisray.sweeps.space import Choice, Integer, LogUniform, Parameter, Space, draw_at_random, grid, walk
+from cisray.sweeps.space import Choice, Integer, LogUniform, Parameter, Space, draw_at_random, walk
 
 SEEDS = 2**32
 """Seeds of a sampler lie below this."""
@@ -58,8 +58,8 @@ class Known(NamedTuple):
     """The epoch at which it was given up; None where it was not."""
 
 
-def propose(search: Search, space: Space, *, seed: int, number: int, known: Sequence[Known]) -> dict[str, Any] | None:
-    """Return a trial's settings by their dotted names; None where a grid has no more.
+def propose(search: Search, space: Space, *, seed: int, number: int, known: Sequence[Known]) -> dict[str, Any]:
+    """Return the settings by their dotted names of a trial that is drawn; those of a grid stand in its order.
 
     Args:
         search: how to choose.
@@ -68,9 +68,6 @@ def propose(search: Search, space: Space, *, seed: int, number: int, known: Sequ
         number: the trial's.
         known: earlier trials; the same ones, in any order, give the same settings.
     """
-    if isinstance(search, GridSearch):
-        combinations = grid(space)
-        return combinations[number] if number < len(combinations) else None
     if isinstance(search, TpeSearch) and number >= search.random_trials:
         return _ask_tpe(search, space, seed=seed, number=number, known=known)
     return draw_at_random(space, seed=seed, number=number)

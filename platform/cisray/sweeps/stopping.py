@@ -4,11 +4,11 @@ A curve is a trial's validation metric after each epoch, the best so far [E]; on
 A trial is compared with trials of lower number alone, so that who came first does not matter.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -16,6 +16,22 @@ from cisray.config import STRICT
 from cisray.errors import InputError
 
 Curve = Sequence[float]
+
+
+class Rung:
+    """What trials came to at an epoch, in order, so that one more is compared without a look at all of them."""
+
+    def __init__(self) -> None:
+        self.trials = 0
+        """Trials that came to it, those without a value too."""
+        self.values: list[float] = []
+        """What those that have a value are compared by, the lowest first."""
+
+    def add(self, value: float) -> None:
+        """Count a trial in; NaN where it has no value."""
+        self.trials += 1
+        if not math.isnan(value):
+            bisect.insort(self.values, value)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -28,7 +44,11 @@ class NoStopping:
         """Return the epochs at which a trial stops to be looked at."""
         return [epochs]
 
-    def goes_on(self, own: Curve, earlier: Sequence[Curve], *, epoch: int) -> bool:
+    def standing(self, curve: Curve, epoch: int) -> float:
+        """Return what a trial is compared by after so many epochs."""
+        return value_at(curve, epoch)
+
+    def goes_on(self, own: Curve, earlier: Rung, *, epoch: int) -> bool:
         """Say whether a trial goes on after an epoch."""
         return True
 
@@ -57,13 +77,17 @@ class Asha:
             rung *= self.factor
         return [*found, epochs]
 
-    def goes_on(self, own: Curve, earlier: Sequence[Curve], *, epoch: int) -> bool:
+    def standing(self, curve: Curve, epoch: int) -> float:
+        """Return what a trial is compared by after so many epochs: its best so far."""
+        return value_at(curve, epoch)
+
+    def goes_on(self, own: Curve, earlier: Rung, *, epoch: int) -> bool:
         """Say whether a trial is among the best, one in `factor`, of itself and those before it at this rung."""
         value = value_at(own, epoch)
         if math.isnan(value):
             return False
-        better = sum(value_at(curve, epoch) > value for curve in earlier)
-        return better < max(1, (len(earlier) + 1) // self.factor)
+        better = len(earlier.values) - bisect.bisect_right(earlier.values, value)
+        return better < max(1, (earlier.trials + 1) // self.factor)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -88,16 +112,16 @@ class MedianStopping:
         """Return the epochs at which a trial stops to be looked at."""
         return [*range(self.first_epochs, epochs, self.every_epochs), epochs]
 
-    def goes_on(self, own: Curve, earlier: Sequence[Curve], *, epoch: int) -> bool:
+    def standing(self, curve: Curve, epoch: int) -> float:
+        """Return what others are compared with after so many epochs: the mean of the best so far over them."""
+        return sum(value_at(curve, each) for each in range(1, epoch + 1)) / epoch
+
+    def goes_on(self, own: Curve, earlier: Rung, *, epoch: int) -> bool:
         """Say whether a trial is no worse than the median of those before it."""
         value = value_at(own, epoch)
         if math.isnan(value):
             return False
-        if len(earlier) < self.least_trials:
-            return True
-        means = [np.mean([value_at(curve, each) for each in range(1, epoch + 1)]) for curve in earlier]
-        sound = [mean for mean in means if not math.isnan(mean)]
-        return not sound or bool(value >= np.median(sound))
+        return earlier.trials < self.least_trials or not earlier.values or value >= _middle(earlier.values)
 
 
 Stopping = Annotated[NoStopping | Asha | MedianStopping, Field(discriminator="method")]
@@ -106,3 +130,8 @@ Stopping = Annotated[NoStopping | Asha | MedianStopping, Field(discriminator="me
 def value_at(curve: Curve, epoch: int) -> float:
     """Return a curve's value after so many epochs; a curve that ended before keeps its last."""
     return curve[min(epoch, len(curve)) - 1] if curve else math.nan
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    """Return the median of values in order."""
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
