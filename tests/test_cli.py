@@ -6,12 +6,16 @@ import pickle
 import re
 import shutil
 import struct
+import tomllib
 from pathlib import Path
 
 import pysam
 import pytest
 
 from cisray import __version__
+from cisray.config import check_settings
+from cisray.models.bpnet import CHROMBPNET
+from cisray.models.catalog import NetworkConfig
 from whole_program import JOBS
 
 pytestmark = pytest.mark.ray
@@ -352,6 +356,7 @@ def test_a_report_of_a_wrong_folder_says_what_it_takes(refused, tmp_path, bundle
         message = refused("report", folder)
         assert f"{folder}: holds none of manifest.json, evaluation.json" in message
         assert "give a folder that build, evaluate, score, sweep, swap or importance made" in message
+    assert f"{bundle}: a model; measure it with cisray evaluate" in refused("report", bundle)
 
 
 def test_a_genome_is_not_simulated_over_something(refused, simulated, bytes_of):
@@ -405,3 +410,6 @@ def test_the_catalog_is_listed_with_its_costs(cisray):
     assert outcome.code == 0
     for words in ("enformer", "251,221,292", "3,011", "human 5,313, mouse 1,643", "borzoi", "190,902,667"):
         assert words in outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("chrombpnet: ")]
+    written = "\n".join(line.removeprefix("chrombpnet: ").split(", "))
+    assert check_settings(tomllib.loads(written), NetworkConfig, source="the list") == CHROMBPNET

@@ -67,7 +67,7 @@ def models() -> None:
     """List the architectures, at the sizes they were published with."""
     from rich.console import Console
 
-    from cisray.models.catalog import ARCHITECTURES, describe
+    from cisray.models.catalog import ARCHITECTURES, describe, settings_in_toml
     from cisray.reports.console import print_table
 
     rows = []
@@ -83,6 +83,9 @@ def models() -> None:
     if not console.is_terminal:
         console = Console(width=CATALOG_WIDTH)
     print_table(console, "A multiplication and an addition are two operations", header, rows)
+    for architecture in ARCHITECTURES:
+        if architecture.name != architecture.config.architecture:
+            print(f"{architecture.name}: {', '.join(settings_in_toml(architecture.config))}")
 
 
 def import_weights(job_path: JobFile, overrides: Overrides = None) -> None:

@@ -21,6 +21,7 @@ def report(
     """Make one HTML page of a dataset, an evaluation, a score table, a sweep, a swap or a table of importance."""
     from cisray.baselines.importance_table import IMPORTANCE_NAME
     from cisray.baselines.swap_table import SWAP_NAME
+    from cisray.bundle import MODEL_NAME
     from cisray.datasets.card import CARD_NAME
     from cisray.datasets.predictions import EVALUATION_NAME
     from cisray.errors import InputError
@@ -33,6 +34,8 @@ def report(
     from cisray.scoring.manifest import MANIFEST_NAME, read_manifest
     from cisray.sweeps.leaderboard import SWEEP_NAME
 
+    if (folder / MODEL_NAME).exists():
+        raise InputError(f"{folder}: a model; measure it with cisray evaluate, and make the page of what that leaves")
     if (folder / MANIFEST_NAME).exists():
         held_out = read_manifest(folder).model.held_out_contigs
         page, lines = write_score_page(folder, truth_path=truth, held_out=held_out)

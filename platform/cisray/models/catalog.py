@@ -4,6 +4,8 @@ A job names an architecture in its configuration; `build` makes the network. `de
 without weights, on PyTorch's meta device.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -218,6 +220,13 @@ def find_architecture(name: str) -> Architecture:
         if architecture.name == name:
             return architecture
     raise InputError(f"no architecture {name!r}; wanted one of {', '.join(each.name for each in ARCHITECTURES)}")
+
+
+def settings_in_toml(config: NetworkConfig) -> list[str]:
+    """Return what a job writes for this configuration, a line each: its name, and what differs from its defaults."""
+    values, usual = dataclasses.asdict(config), dataclasses.asdict(type(config)())
+    changed = {name: value for name, value in values.items() if name == "architecture" or value != usual[name]}
+    return [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
 
 
 def describe(architecture: Architecture) -> Description:
