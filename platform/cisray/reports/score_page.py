@@ -47,7 +47,6 @@ REASONS = {
     Status.MISSING_ALT: "the record has no ALT allele",
     Status.TOO_LONG: "an allele is longer than max_allele_bp",
     Status.NO_BINS: "no output bin of the window is asked for there: no gene or region near enough",
-    Status.MODEL_ERROR: "the model's predictions are not finite",
 }
 FLAGS = {
     Flag.EDGE_PADDED: "window reaches beyond the contig",
