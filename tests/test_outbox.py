@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -112,6 +114,37 @@ def test_whenever_the_store_is_away_nothing_is_lost_doubled_or_turned_round(tmp_
     assert store.taken + kept == [record(number) for number in range(len(pattern))]
     if pattern:
         assert bool(left) == pattern[-1]
+
+
+def test_of_several_threads_one_sends_and_nothing_is_lost_doubled_or_turned_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox, "RETRY_S", 0.01)
+    monkeypatch.setattr(outbox, "_REST", 0)
+    store, sending = Store(most=3), []
+    plain, box = store.deliver, store.outbox(tmp_path / "kept")
+
+    def slow(records):
+        sending.append(threading.get_ident())
+        time.sleep(0.001)
+        assert sending[-1] == threading.get_ident()  # nobody has begun meanwhile
+        return plain(records)
+
+    box._deliver = slow
+
+    def talk(name):
+        for number in range(60):
+            store.is_away = name == 0 and 20 <= number < 40
+            box.put(record(number)._replace(run=str(name)))
+
+    threads = [threading.Thread(target=talk, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert box.send_within(5)
+    assert len(store.taken) == 4 * 60
+    for name in range(4):
+        own = [one for one in store.taken if one.run == str(name)]
+        assert own == [record(number)._replace(run=str(name)) for number in range(60)]
 
 
 def test_one_who_waits_gives_up_in_time_and_what_is_left_is_read_again(tmp_path, clock):

@@ -396,6 +396,16 @@ def test_a_nested_run_that_failed_keeps_the_reason(store, open_run):
     assert found.data.tags["cisray.failure"].startswith("out of memory!!")
 
 
+def test_a_nested_run_that_was_interrupted_and_came_to_its_end_later_is_no_failure(store, open_run):
+    with open_run("nested again") as run:
+        child = run.child("trial 0", settings={})
+        child.end(failure="the sweep was interrupted")
+        child.end()
+    found = store.get_run(child.run_id)
+    assert found.info.status == "FINISHED"
+    assert "cisray.failure" not in found.data.tags
+
+
 def test_processes_that_start_at_once_on_a_new_store_lose_nothing(tmp_path):
     code = """
 import pathlib, sys

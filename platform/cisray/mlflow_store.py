@@ -221,10 +221,14 @@ class Delivery:
 
     def _end(self, record: Record) -> None:
         run_id, failure = self.run_id(record.run), record.values["failure"]
-        if self._client.get_run(run_id).info.status != "RUNNING":
+        run = self._client.get_run(run_id)
+        goes_on = run.info.status == "FAILED" and not failure  # it was interrupted, and has come to its end since
+        if run.info.status != "RUNNING" and not goes_on:
             return
         if failure:
             self._client.set_tag(run_id, FAILURE_TAG, failure[:MOST_VALUE_LETTERS])
+        elif FAILURE_TAG in run.data.tags:
+            self._client.delete_tag(run_id, FAILURE_TAG)
         self._client.set_terminated(run_id, "FAILED" if failure else "FINISHED", record.time_ms)
 
 

@@ -2,10 +2,12 @@
 
 A store that is away holds up no work. What is put here is sent at once; while the store does not answer it is kept, and
 trying again takes at most a tenth of the time. What is left at the end is written beside the output, from where it can
-be sent later. All that is sent may be sent twice: a record says when it was made.
+be sent later. All that is sent may be sent twice: a record says when it was made. Any thread may put records: one at a
+time sends, and waits for none of the others.
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,17 +63,29 @@ class Outbox:
         self.path = path
         self._deliver, self._run_id, self._tell, self._is_back = deliver, run_id, tell, is_back
         self._waiting: list[Record] = []
+        self._sending = threading.Lock()
         self._is_away = False
         self._rests_until = 0.0
 
     def put(self, record: Record) -> None:
         """Send a record, or keep it until the store is back."""
         self._waiting.append(record)
-        if time.monotonic() >= self._rests_until:
-            self.send()
+        goes_on = True
+        # looked at again after each round: whoever sent may have ended just before this record came
+        while goes_on and self._waiting and time.monotonic() >= self._rests_until:
+            if not self._sending.acquire(blocking=False):
+                return
+            try:
+                goes_on = self._send()
+            finally:
+                self._sending.release()
 
     def send(self) -> bool:
         """Send what waits, and say whether nothing waits any more."""
+        with self._sending:
+            return self._send()
+
+    def _send(self) -> bool:
         began, number = time.monotonic(), len(self._waiting)
         try:
             while self._waiting:
@@ -100,11 +114,13 @@ class Outbox:
 
     def keep(self) -> int:
         """Write what still waits to the file, whole or not at all, and return the number of records."""
-        if self._waiting:
-            lines = [{"run_id": self._run_id}, *(record._asdict() for record in self._waiting)]
+        with self._sending:
+            waiting = list(self._waiting)
+        if waiting:
+            lines = [{"run_id": self._run_id}, *(record._asdict() for record in waiting)]
             with written_whole(self.path) as aside:
                 aside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        return len(self._waiting)
+        return len(waiting)
 
 
 def read_kept(path: Path) -> tuple[str, list[Record]]:
