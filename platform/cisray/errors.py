@@ -10,4 +10,4 @@ class BusyError(InputError):
 
 
 class MachineError(InputError):
-    """A machine lacks something, such as room on its disk: it ends a run, which goes on once it is there."""
+    """A machine is gone, or lacks something, such as room on its disk; a run ends of it, and can be gone on with."""

@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.exceptions import ActorDiedError, GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError
 
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 from cisray.flows.cluster import ClusterSpec, cluster
 from cisray.flows.lost import check_answers, deaths_told
 
@@ -66,6 +66,21 @@ def test_deaths_are_told_in_one_line_and_other_errors_left_alone():
     assert "\n" not in str(ended.value)
     with pytest.raises(GetTimeoutError, match="too long"), deaths_told():
         raise GetTimeoutError("too long")
+
+
+@pytest.mark.parametrize(
+    ("error", "of_machine"),
+    [
+        (NodeDiedError("gone"), True),
+        (RayActorError(error_msg="The actor died because its node has died. Node Id: 7"), True),
+        (RayActorError(error_msg="The actor is dead because its worker process has died."), False),
+        (OutOfMemoryError("too much"), False),
+    ],
+)
+def test_a_machine_that_died_says_nothing_of_the_work(error, of_machine):
+    with pytest.raises(InputError, match="run the same command again") as ended, deaths_told():
+        raise error
+    assert isinstance(ended.value, MachineError) == of_machine
 
 
 @pytest.mark.parametrize(

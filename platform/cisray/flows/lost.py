@@ -14,9 +14,16 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError
 
 # How long Ray waits for a head: the environment variable, and what it takes where that is not set.
 RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -33,6 +40,8 @@ ANSWER_S = 10.0
 EXIT_CODE = 1
 DEATHS = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
 """What Ray raises where processes or machines have died more often than it starts anew by itself."""
+_MACHINE_DEATHS = (ActorUnavailableError, NodeDiedError, ObjectLostError)
+_RAY_SAYS_MACHINE = "its node has died"
 
 
 def check_answers(address: str) -> None:
@@ -46,12 +55,16 @@ def check_answers(address: str) -> None:
 
 @contextmanager
 def deaths_told() -> Iterator[None]:
-    """Raise InputError in place of Ray's errors where the processes of the block have died."""
+    """Raise InputError in place of Ray's errors where the processes of the block have died.
+
+    It is a MachineError where they died with their machines, which says nothing of what they did.
+    """
     try:
         yield
     except DEATHS as error:
         why = " ".join(str(error).split())[:MOST_SHOWN]
-        raise InputError(
+        of_machine = isinstance(error, _MACHINE_DEATHS) or _RAY_SAYS_MACHINE in str(error)
+        raise (MachineError if of_machine else InputError)(
             "the work ended because processes that did it died, with their machine, or killed for the memory they "
             f"took, or by what they read ({why}); what was finished is kept: run the same command again, and it goes "
             "on from there"
