@@ -16,7 +16,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from cisray.errors import InputError
 from cisray.flows import submission
-from cisray.flows.submission import connect, entrypoint, follow, sent_environment
+from cisray.flows.submission import connect, entrypoint, follow, sent_environment, wait_until_begun
 from loopback import free_ports
 
 pytestmark = pytest.mark.ray
@@ -157,6 +157,45 @@ def test_a_command_line_or_a_job_file_that_holds_a_password_is_not_sent(project,
     with pytest.raises(InputError, match=r"my train\.toml: holds a password in an address, and would be sent") as told:
         entrypoint(line[:2], folder=Path.cwd(), run_dir="/")
     assert "s3cr3t" not in str(told.value)
+
+
+def test_a_job_file_in_a_folder_that_is_never_sent_is_refused(project, monkeypatch):
+    monkeypatch.chdir(project / "sent")
+    Path("runs").mkdir()
+    Path("runs/mine.toml").write_text("")
+    with pytest.raises(InputError, match=r"runs/mine\.toml lies in runs, which is never sent to a cluster; keep job"):
+        entrypoint(["train", "runs/mine.toml"], folder=Path.cwd(), run_dir="/")
+
+
+class Pending:
+    """A cluster on which a job begins when it is asked for the fourth time, if it was not stopped."""
+
+    def __init__(self):
+        self.asked, self.stopped = 0, False
+
+    def get_job_status(self, job_id):
+        self.asked += 1
+        return JobStatus.STOPPED if self.stopped else JobStatus.PENDING if self.asked < 4 else JobStatus.SUCCEEDED
+
+    def get_job_info(self, job_id):
+        return JobDetails(type="SUBMISSION", status=self.get_job_status(job_id), entrypoint="", message="no room")
+
+    def stop_job(self, job_id):
+        self.stopped = True
+
+    async def tail_job_logs(self, job_id):
+        yield "done\n"
+
+
+def test_who_submits_a_job_stops_it_where_it_does_not_begin_and_who_looks_on_does_not(monkeypatch):
+    monkeypatch.setattr(submission, "POLL_S", 0.01)
+    monkeypatch.setattr(submission, "START_S", 0)
+    written, looked_at, submitted = [], Pending(), Pending()
+    assert follow(looked_at, "raysubmit_1", written.append) == 0
+    assert (written, looked_at.stopped) == (["done\n"], False)
+    with pytest.raises(InputError, match="had not begun after 0 s and was stopped; the cluster says: no room"):
+        wait_until_begun(submitted, "raysubmit_1")
+    assert submitted.stopped
 
 
 class Flaky:

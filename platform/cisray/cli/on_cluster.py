@@ -99,12 +99,13 @@ def stop(
 
 def _run_there(address: str, arguments: Sequence[str], run_dir: str) -> int:
     """Submit a command line, follow it, and return its exit code; an interrupt stops the job."""
-    from cisray.flows.submission import STOPPED, connect, follow, stop, submit
+    from cisray.flows.submission import STOPPED, connect, follow, stop, submit, wait_until_begun
 
     client = connect(address)
     job_id = submit(client, arguments, folder=Path.cwd(), run_dir=run_dir)
     print(f"submitted as {job_id} to {address}", file=sys.stderr)
     try:
+        wait_until_begun(client, job_id)
         code = follow(client, job_id, _write)
     except KeyboardInterrupt:
         print(f"stopping {job_id}", file=sys.stderr)

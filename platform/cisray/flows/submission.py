@@ -148,11 +148,9 @@ def sent_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], object]) -> int:
-    """Pass on what a job prints until it ends, and return its exit code.
-
-    Raises InputError for an unknown job, and for one that has not begun within a minute: it is stopped.
-    """
-    _wait_until_begun(client, job_id)
+    """Pass on what a job prints until it ends, and return its exit code; raise InputError for an unknown job."""
+    while _status(client, job_id) == JobStatus.PENDING:
+        time.sleep(POLL_S)
     _pass_on_log(client, job_id, write)
     return _exit_code(client.get_job_info(job_id))
 
@@ -191,23 +189,26 @@ def _sent_path(argument: str, folder: Path) -> str | None:
             f"{path} lies outside of {folder}, which is what is sent to the cluster; start the command in a folder "
             "that holds the job file"
         )
+    inside = path.resolve().relative_to(folder.resolve())
+    if left_out := set(inside.parts) & set(NEVER_SENT):
+        raise InputError(f"{path} lies in {left_out.pop()}, which is never sent to a cluster; keep job files elsewhere")
     if holds_password(path.read_text(encoding="utf-8", errors="replace")):
         raise InputError(
             f"{path}: holds a password in an address, and would be sent with it; take it out: credentials come from "
             "the environment of the cluster's machines"
         )
-    return '"$sent"/' + shlex.quote(path.resolve().relative_to(folder.resolve()).as_posix())
+    return '"$sent"/' + shlex.quote(inside.as_posix())
 
 
-def _wait_until_begun(client: JobSubmissionClient, job_id: str) -> None:
+def wait_until_begun(client: JobSubmissionClient, job_id: str) -> None:
+    """Wait for a job that was just submitted; raise InputError where it has not begun in a minute: it is stopped."""
     limit = time.monotonic() + START_S
-    while (status := _status(client, job_id)) == JobStatus.PENDING:
+    while _status(client, job_id) == JobStatus.PENDING:
         if time.monotonic() > limit:
             told = client.get_job_info(job_id).message
             client.stop_job(job_id)
             raise InputError(f"job {job_id} had not begun after {START_S} s and was stopped; the cluster says: {told}")
         time.sleep(POLL_S)
-    assert status != JobStatus.PENDING
 
 
 def _status(client: JobSubmissionClient, job_id: str) -> JobStatus:
