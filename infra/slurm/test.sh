@@ -58,7 +58,7 @@ SlurmdPidFile=$temporary/slurmd-%n.pid
 SlurmdLogFile=$temporary/log/slurmd-%n
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/affinity
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
@@ -97,7 +97,7 @@ cisray simulate runs/tiny/simulated
 small=(--set windows.shard_bp=8000 --set cluster.cpus_per_actor=0.5)
 
 submit() {  # NODES, the verb and its arguments
-    sbatch --parsable --nodes="$1" --output="$temporary/folder/%j.log" "$root/infra/slurm/cisray.sbatch" "${@:2}"
+    sbatch --parsable --nodes="$1" --cpus-per-task=2 --output="$temporary/folder/%j.log" "$root/infra/slurm/cisray.sbatch" "${@:2}"
 }
 await() {  # JOB: wait for its end and print its exit code, CODE:SIGNAL
     while [ -n "$(squeue --noheader --job "$1" 2>/dev/null)" ]; do sleep 0.5; done
@@ -133,6 +133,8 @@ echo "== a build whose second node dies"
 job=$(submit 2 build jobs/tiny/dataset.toml "${small[@]}" --set out=runs/tiny/node-died)
 until_file "$job" "runs/tiny/node-died.unfinished/examples/split=*/*.parquet"
 mapfile -t pids < <(scontrol listpids "$job.1" two | awk 'NR > 1 && $1 > 0 { print $1 }')
+allowed=$(for pid in "${pids[@]}"; do grep Cpus_allowed_list "/proc/$pid/status" || true; done | awk '{ print $2 }' | sort -u)
+expect "cores that its processes may use" 0-1 "$allowed"
 kill -KILL "${pids[@]}"
 echo "   killed ${#pids[@]} processes of node two"
 expect "exit code" 0:0 "$(await "$job")"
@@ -144,8 +146,8 @@ until_file "$job" "runs/tiny/cancelled.unfinished/examples/split=*/*.parquet"
 scancel "$job"
 await "$job" >/dev/null
 expect "state" CANCELLED "$(scontrol show job "$job" | sed -n 's/.*JobState=\([A-Z]*\).*/\1/p')"
-for _ in $(seq 40); do pgrep -f "$temporary/scratch/cisray-$job/" >/dev/null || break; sleep 0.5; done  # as they end
-expect "processes left" "" "$(pgrep -af "$temporary/scratch/cisray-$job/" || true)"
+for _ in $(seq 40); do pgrep -f "$temporary/scratch/cisray-$job-" >/dev/null || break; sleep 0.5; done  # as they end
+expect "processes left" "" "$(pgrep -af "$temporary/scratch/cisray-$job-" || true)"
 expect "a finished dataset" "" "$(ls -d runs/tiny/cancelled 2>/dev/null || true)"
 job=$(submit 2 build jobs/tiny/dataset.toml "${small[@]}" --set out=runs/tiny/cancelled)
 expect "exit code" 0:0 "$(await "$job")"

@@ -217,6 +217,15 @@ def test_ray_clusters_ask_for_a_token_and_run_the_pinned_ray(overlay, job):
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
+def test_objects_are_kept_in_memory(overlay, job):
+    cluster = next(document for document in overlay if document["kind"] == "RayCluster")
+    for spec in (cluster["spec"], job["spec"]["rayClusterSpec"]):
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            (shm,) = [one for one in group["template"]["spec"]["volumes"] if one["name"] == "shm"]
+            room = int(shm["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+            assert room / 2 < int(group["rayStartParams"]["object-store-memory"]) < room
+
+
 def test_the_job_is_one_that_there_is(job):
     program, verb, path = job["spec"]["entrypoint"].split()
     assert program == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
