@@ -39,9 +39,9 @@ from cisray.tracking import tracked_run
 PARTS = ("shards", "receipts", "trials", "page", "mlflow")
 WITH_RAY = ("shards", "trials")
 SIZES = {
-    "shards": (100, 1000, 10_000),
+    "shards": (100, 1000, 10_000, 100_000),
     "receipts": (1000, 10_000, 100_000),
-    "trials": (10, 100, 1000),
+    "trials": (100, 1000, 10_000, 100_000),
     "page": (100, 1000, 10_000, 100_000),
     "mlflow": (10, 100),
 }

@@ -13,7 +13,9 @@ import pytest
 import ray.exceptions
 
 from cisray.errors import InputError
+from cisray.flows import shards
 from cisray.flows.cluster import ClusterSpec
+from cisray.flows.resources import Need
 from cisray.flows.shards import Task, file_identity, open_staging, run_tasks
 from cisray.progress import silent
 
@@ -69,6 +71,38 @@ def square(out, worker, *, report=silent):
     cluster = ClusterSpec(actors=2, cpus_per_actor=0.5)
     receipts = run_tasks(tasks, worker, staging=staging, cluster=cluster, stage="square", report=report)
     return staging, receipts
+
+
+def test_rounds_are_large_enough_for_all_processes_and_take_up_those_that_have_come(monkeypatch, tmp_path):
+    monkeypatch.setattr(shards, "ROUND_TASKS", 5)
+    monkeypatch.setattr(shards, "TASKS_PER_PROCESS", 3)
+    rounds, room = [], iter([1, 4, 4])
+
+    class Planned:
+        need = Need(1.0)
+
+        def num_actors(self, num_shards):
+            return min(num_shards, next(room))
+
+    def look(items, *, override_num_blocks):
+        assert len(items) == override_num_blocks
+        rounds.append([item["name"] for item in items])
+        return Pipeline()
+
+    class Pipeline:
+        def map(self, function, *, compute, **options):
+            rounds[-1].append(compute.max_size)
+            return self
+
+        def iter_rows(self):
+            yield from [{"name": name} for name in rounds[-1][:-1]]
+
+    monkeypatch.setattr(shards.ray.data, "from_items", look)
+    tasks = [Task(f"{number:02d}", "any", {}) for number in range(20)]
+    staging = open_staging(tmp_path / "out", {})
+    done = [one["name"] for one in shards._outcomes(tasks, object, staging=staging, cluster=Planned())]
+    assert done == [task.name for task in tasks]
+    assert [(len(one) - 1, one[-1]) for one in rounds] == [(5, 1), (12, 4), (3, 3)]
 
 
 def test_every_task_is_done_once_and_out_appears_when_all_are(ray_here, make_worker, calls, tmp_path):

@@ -39,13 +39,15 @@ from cisray.datasets.reading import Pool, RowGroup, read_order, read_pool
 from cisray.datasets.schema import Layout, decode_examples, layout_of, to_float
 from cisray.flows.cluster import ClusterSpec
 from cisray.flows.feed import Source
-from cisray.flows.shards import MOST_BLOCKS, Receipt, Staging, Task, run_tasks
+from cisray.flows.shards import Receipt, Staging, Task, run_tasks
 from cisray.flows.spread import share_of_cpu
 from cisray.flows.visibility import check_visible
 from cisray.genome.reference import default_cache_dir
 from cisray.progress import Progress, Report, silent
 
 SPLITS = ("train", "valid")
+MOST_SHARES = 1000
+"""Into how many shares a pass is cut, whose sums are added up in order: with another number, last bits differ."""
 _DIGITS = 16  # of a digest, in a name
 
 
@@ -180,7 +182,7 @@ def _pass_over(
     pools: Sequence[Pool], layout: Layout, cluster: ClusterSpec, report: Report, function: Callable[[Windows], Sums]
 ) -> Sums:
     """Add up what a function says of each pool's windows, read and looked at over the cluster."""
-    shares = np.array_split(np.arange(len(pools)), min(len(pools), MOST_BLOCKS))
+    shares = np.array_split(np.arange(len(pools)), min(len(pools), MOST_SHARES))
     items = [{"pools": json.dumps([pools[number].groups for number in share])} for share in shares]
     workers = cluster.num_actors(len(items))
     sums = ray.data.from_items(items, override_num_blocks=len(items)).map(

@@ -31,8 +31,10 @@ BEGUN = "begun"
 RAY_TRAIN = "ray"
 # Folders that serve a run and are no part of its result.
 SCAFFOLDING = (RECEIPTS, PLANNED, BEGUN, RAY_TRAIN)
-# A block of Ray Data comes out when all its rows are done, so each task is one; this many blocks are planned at once.
-MOST_BLOCKS = 1000
+# A block of Ray Data comes out when all its rows are done, so each task is one. A round has so many, and more where a
+# process would get few: its end waits for the slowest, and the next takes up machines that have come since.
+ROUND_TASKS = 1000
+TASKS_PER_PROCESS = 50
 # Ray gives a task to one process after another for ever, though each dies of the memory it takes, or of what it reads.
 MOST_DEATHS = 5
 
@@ -252,14 +254,16 @@ def _outcomes(
     tasks: Sequence[Task], make_worker: Callable[[], Worker], *, staging: Staging, cluster: ClusterSpec
 ) -> Iterator[dict[str, Any]]:
     """Have tasks done, and yield what came of each as it ends."""
-    need = cluster.need
-    for first in range(0, len(tasks), MOST_BLOCKS):
-        part = tasks[first : first + MOST_BLOCKS]
+    need, first = cluster.need, 0
+    while first < len(tasks):
+        processes = cluster.num_actors(len(tasks) - first)
+        part = tasks[first : first + max(ROUND_TASKS, TASKS_PER_PROCESS * processes)]
+        first += len(part)
         items = [{"name": task.name, "file": task.file, "values": json.dumps(task.values)} for task in part]
         pipeline = ray.data.from_items(items, override_num_blocks=len(part)).map(
             _DoTask,
             fn_constructor_args=(make_worker, str(staging.path)),
-            compute=ray.data.ActorPoolStrategy(size=cluster.num_actors(len(part))),
+            compute=ray.data.ActorPoolStrategy(size=processes),
             num_cpus=need.cpus,
             num_gpus=need.gpus,
             memory=need.memory,
