@@ -43,7 +43,7 @@ SIZES = {
     "receipts": (1000, 10_000, 100_000),
     "trials": (100, 1000, 10_000, 100_000),
     "page": (100, 1000, 10_000, 100_000),
-    "mlflow": (10, 100),
+    "mlflow": (10, 100, 1000),
 }
 ROW = pa.table({"shard": [0]})
 SPACE = 'space={training.learning_rate={kind="loguniform",low=1e-4,high=1e-2}}'

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import ray
-import torch
 
 from cisray.errors import InputError
 from cisray.flows.cluster import ClusterSpec
@@ -53,6 +52,8 @@ def call_for_each(
 
 
 def _call(function: Callable[[int], Result], item: int, threads: int) -> Result:
+    import torch  # noqa: PLC0415 - takes a second, which processes that need no PyTorch are not to pay
+
     torch.set_num_threads(threads)
     return function(item)
 

@@ -15,11 +15,11 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT
 
 Basis = Literal["counted", "measured", "assumed"]
-COMMAND_S = {"build": 7.0, "train": 10.0, "sweep": 10.0, "score": 8.0}
+COMMAND_S = {"build": 5.5, "train": 10.0, "sweep": 10.0, "score": 8.0}
 """Of a verb besides its flow, assumed: imports, what it tells MLflow; as tests/benchmarks/plan.py finds it."""
 TRAINER_S = 6.0
 """Of Ray Train until workers begin, beyond starting them, and to end; assumed."""
-SHARD_S = 0.02
+SHARD_S = 0.011
 """Of the driver per shard, which workers do not share; assumed: the part `shards` of tests/benchmarks/scaling.py."""
 
 

@@ -6,14 +6,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cisray.errors import InputError
 from cisray.files import file_digest
@@ -132,6 +130,8 @@ def processes_here(workers: int, num_shards: int, spec: ClusterSpec) -> int:
     """Return how many processes are timed side by side: those of the plan, as far as there is room here."""
     room = (os.cpu_count() or 1) / spec.cpus_per_actor
     if spec.gpus_per_actor:
+        import torch  # noqa: PLC0415 - takes a second, which processes that need no PyTorch are not to pay
+
         room = torch.cuda.device_count() / spec.gpus_per_actor
     return max(1, min(workers, int(room), num_shards))
 
@@ -155,7 +155,7 @@ class _Prober:
 
     def probe(self, share: Pieces, *, limit_s: float) -> Timed:
         """Do one piece to warm up, then others."""
-        counter = FlopCounterMode(display=False)
+        counter = _flop_counter()
         with tempfile.TemporaryDirectory() as name:
             first, *others = share.pieces
             if share.cut is not None and share.first_rows is not None:
@@ -178,11 +178,11 @@ class _Prober:
             rows=rows,
             row_s=seconds / rows,
             row_bytes=size / packed_rows,
-            row_flop=counter.get_total_flops() / first.rows,
+            row_flop=counter.get_total_flops() / first.rows if counter else 0.0,
             peak_bytes=peak_bytes(),
         )
 
-    def _do(self, piece: Piece, folder: Path, counter: FlopCounterMode | None = None) -> tuple[float, int]:
+    def _do(self, piece: Piece, folder: Path, counter: AbstractContextManager[Any] | None = None) -> tuple[float, int]:
         """Do a piece as flows.shards does, and return its seconds and the bytes of its file."""
         assert self._worker is not None
         started, path = time.perf_counter(), folder / "piece"
@@ -191,3 +191,12 @@ class _Prober:
         self._worker.write(table, path)
         file_digest(path)
         return time.perf_counter() - started, path.stat().st_size
+
+
+def _flop_counter() -> Any:
+    """Return what counts the arithmetic of PyTorch; None where the worker has not loaded it."""
+    if "torch" not in sys.modules:
+        return None
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - only where it is loaded already
+
+    return FlopCounterMode(display=False)
