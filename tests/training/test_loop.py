@@ -16,6 +16,7 @@ from cisray.errors import InputError
 from cisray.geometry import Geometry
 from cisray.models.basenji import BasenjiConfig, build_basenji
 from cisray.progress import silent
+from cisray.training import validation
 from cisray.training.batches import Batch
 from cisray.training.checkpoints import read_learner, write_learner
 from cisray.training.loop import Learner, fit
@@ -300,6 +301,14 @@ def test_validation_adds_up_over_workers(feed):
         found = validate(network, half, workers=Workers(add=lambda value, answers=answers: next(answers)))
         for name in ("valid.loss", "valid.pearson", "valid.r2"):
             assert found[name] == pytest.approx(whole[name], rel=1e-4)
+
+
+def test_a_head_without_a_metric_does_not_take_it_from_the_others():
+    rows = {"a": {"pearson": 0.5, "loss": 1.0}, "b": {"pearson": math.nan, "loss": 2.0}}
+    assert (validation._mean(rows, "pearson"), validation._mean(rows, "loss")) == (0.5, 1.5)
+    rows["a"] |= {"pearson": math.nan, "loss": math.nan}
+    assert math.isnan(validation._mean(rows, "pearson"))
+    assert math.isnan(validation._mean(rows, "loss"))
 
 
 def test_a_worker_without_validation_rows_still_takes_part(feed):

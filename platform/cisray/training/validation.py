@@ -84,5 +84,6 @@ class _Measured:
 
 
 def _mean(rows: Mapping[str | None, Mapping[str, Any]], name: str) -> float:
-    """Return the mean of a figure over heads."""
-    return math.fsum(row[name] for row in rows.values()) / len(rows)
+    """Return the mean of a figure over the heads that have it; a loss that is no number stays none."""
+    values = [row[name] for row in rows.values() if name == "loss" or not math.isnan(row[name])]
+    return math.fsum(values) / len(values) if values else math.nan

@@ -48,3 +48,11 @@ def test_the_other_strand_begins_at_the_left():
 
 def test_the_most_edits_are_rounded_down_but_for_rounding_errors():
     assert most_edits(np.array([50, 49, 10, 4]), 0.8).tolist() == [10, 9, 2, 0]
+
+
+def test_places_beyond_32767_are_places(monkeypatch):
+    codes = np.random.default_rng(0).integers(0, 4, (2, 33_000)).astype(np.uint8)
+    (part,) = near_pairs._seed_parts(codes, 12)
+    assert part[2].max() == 33_000 - 12
+    apart = near_pairs._differences(near_pairs._bit_planes(np.stack([codes[0], 3 - codes[0]]).repeat(2, axis=1)), 1, 2)
+    assert apart.tolist() == [66_000]

@@ -221,13 +221,13 @@ def _link_in_place(links: _Links, codes: NDArray[np.uint8], allowed: NDArray[np.
     num, width = codes.shape
     planes = _bit_planes(codes)
     order = np.arange(num)
-    run = np.zeros(num, np.int16)  # known bases from the position on
+    run = np.zeros(num, np.int32)  # known bases from the position on
     key = np.zeros(num, np.int64)
     column = np.ascontiguousarray(codes.T)  # [L, M]
     for position in range(width - 1, -1, -1):
         base = column[position]
         order = order[np.argsort(base[order], kind="stable")]
-        run = np.where(base >= UNKNOWN, 0, run + 1).astype(np.int16)
+        run = np.where(base >= UNKNOWN, 0, run + 1).astype(np.int32)
         key = (key >> 2) | ((base & 3).astype(np.int64) << 2 * (seed - 1))
         known = order[run[order] >= seed]
         places, ends = _largest_first(key[known])
@@ -261,7 +261,7 @@ def _differences(planes: NDArray[np.uint64], lag: int, end: int) -> NDArray[np.i
         for plane in word[1:]:
             differing |= plane[: end - lag] ^ plane[lag:end]
         count = np.bitwise_count(differing)
-        total = count if total is None else total + count.astype(np.int16)
+        total = count if total is None else total + count.astype(np.int32)
     assert total is not None
     return total
 
@@ -296,7 +296,7 @@ def _link_shifted(
 
 def _seed_parts(
     codes: NDArray[np.uint8], seed: int
-) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int16]]]:
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32]]]:
     """Yield the 32 bases from every position that begins a seed, with their sequence and position, part by part."""
     num, width = codes.shape
     bits = max(0, math.ceil(math.log2(max(1, num * width / _PART_SEEDS))))
@@ -313,7 +313,7 @@ def _seed_parts(
             if bits:
                 taken &= (key >> np.uint64(64 - bits)) == part
             (members,) = np.nonzero(taken)
-            found.append((key[members], members, np.full(len(members), position, np.int16)))
+            found.append((key[members], members, np.full(len(members), position, np.int32)))
         if found:
             yield (
                 np.concatenate([keys for keys, _, _ in found]),
