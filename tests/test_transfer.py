@@ -97,6 +97,12 @@ def test_a_network_of_the_same_tracks_begins_where_the_bundle_stands(make_bundle
     assert (started.left, started.new, started.renewed, started.frozen, started.adapted) == ({}, (), (), (), ())
     assert (started.new_head, started.new_heads) == (False, ())
     assert (started.digest, started.architecture) == (bundle_digest(folder), config.architecture)
+    # of the card in conftest.py
+    assert started.seen == (("train", "chr1", "cd34", 0, 5000), ("valid", "chr2", "ef56", 0, 100))
+    model = json.loads((folder / "model.json").read_text())
+    model["made_by"]["started"] = {"seen": [["train", "chr9", "gh78", 3, 5]]}
+    (folder / "model.json").write_text(json.dumps(model))
+    assert start(config, card, folder)[1].facts["seen"][2:] == [["train", "chr9", "gh78", 3, 5]]
     assert started.num_learning == started.num_parameters == sum(weight.numel() for weight in network.parameters())
 
 

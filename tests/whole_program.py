@@ -155,6 +155,27 @@ def bundle(train_job, tmp_path_factory):
     return train(train_job(tmp_path_factory.mktemp("bundle") / "model")).bundle_dir
 
 
+@pytest.fixture(scope="session")
+def two_heads(dataset, tmp_path_factory):
+    """A bundle whose heads are of the dataset's tracks, and of the first of them, with weights drawn at random."""
+    import torch
+
+    from cisray.bundle import build_network, head_tracks, shared_geometry, write_bundle
+    from cisray.datasets.card import read_card
+    from cisray.models.basenji2 import Basenji2Config
+
+    card = read_card(dataset)
+    alone = dataclasses.replace(card, tracks=card.tracks[:1], regions=card.regions | {"train": ["sim1:0-1000"]})
+    cards = {"human": alone, "mouse": card}
+    config = Basenji2Config(stem_channels=8, channels=8, dilated_layers=1, dilated_channels=8, head_channels=8)
+    torch.manual_seed(0)
+    network = build_network(config, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
+    folder = tmp_path_factory.mktemp("heads") / "two"
+    metrics = {"num_parameters": 1, "history": []}
+    write_bundle(folder, weights=network.state_dict(), config=config, cards=cards, metrics=metrics, objective="poisson")
+    return folder
+
+
 @pytest.fixture
 def of_one_strand(tmp_path):
     """Copy a bundle as if it had been trained to read the forward strand only."""

@@ -20,6 +20,7 @@ from cisray.mlflow_store import PatientClient, answered, connect, shown_store
 from cisray.remote import default_cache_dir, fill_once, local_path
 from cisray.scoring.manifest import ModelSource
 from cisray.tracking import BUNDLE_TAG
+from cisray.transfer import seen_regions
 
 
 class FetchedModel(NamedTuple):
@@ -99,10 +100,11 @@ def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[P
             raise InputError(f"{address}: is among the models twice; name each once")
         cards = read_cards(fetched.bundle_dir)
         card = cards[head] if head in cards else next(iter(cards.values()))
+        genome, seen = card.genome_for("scoring"), {region.contig_digest for region in seen_regions(fetched.bundle_dir)}
         held_out = tuple(
             contig
-            for contig, length in card.genome_for("scoring").contig_lengths.items()
-            if f"{contig}:0-{length}" in card.regions["test"]
+            for contig, length in genome.contig_lengths.items()
+            if f"{contig}:0-{length}" in card.regions["test"] and genome.contig_digests.get(contig) not in seen
         )
         sources[fetched.bundle_dir] = ModelSource(
             uri=fetched.uri,

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from cisray.bundle import Cards, bundle_digest, by_head, read_cards, read_config, read_weights
+from cisray.bundle import MODEL_NAME, Cards, bundle_digest, by_head, read_cards, read_config, read_weights
 from cisray.config import STRICT
 from cisray.datasets.card import Card
 from cisray.errors import InputError
+from cisray.files import read_json
+from cisray.genome.intervals import parse_region
 from cisray.models.freezing import MOST_TOLD, Taken, freeze, is_in, reinitialise, take_weights
 from cisray.models.heads import NamedHeads
 from cisray.models.layers import Network
@@ -74,6 +76,34 @@ class StartSpec:
             )
 
 
+class SeenRegion(NamedTuple):
+    """A stretch of a genome that a model learned from, or was selected on; 0-based, half-open."""
+
+    split: str
+    """train or valid."""
+    contig: str
+    contig_digest: str
+    """By which it is told from others, whatever their names."""
+    start: int
+    end: int
+
+
+def seen_regions(path: Path, *, before: bool = True) -> list[SeenRegion]:
+    """Return what a bundle saw; with `before` also what was seen by those that its training began with."""
+    found = []
+    for card in read_cards(path).values():
+        if card.genome is None:  # rows of a table have no places
+            continue
+        for split in ("train", "valid"):
+            for region in (parse_region(text, card.genome.contig_lengths) for text in card.regions[split]):
+                digest = card.genome.contig_digests.get(region.contig, "")
+                found.append(SeenRegion(split, region.contig, digest, region.start, region.end))
+    if before:
+        started = read_json(path / MODEL_NAME, what="bundle's model.json").get("made_by", {}).get("started", {})
+        found += [SeenRegion(*one) for one in started.get("seen", [])]
+    return found
+
+
 class Started(NamedTuple):
     """What a network began with; weights by name."""
 
@@ -95,6 +125,8 @@ class Started(NamedTuple):
     """Layers with a low-rank change."""
     new_heads: tuple[str | None, ...]
     """Heads whose tracks begin anew; None is the only head of a network without names."""
+    seen: tuple[SeenRegion, ...]
+    """What the bundle, and those that it began with, learned from or were selected on."""
     num_learning: int
     """Parameters that learn."""
     num_parameters: int
@@ -112,7 +144,7 @@ class Started(NamedTuple):
         for name in ("taken", "left", "new", "renewed", "frozen", "adapted"):
             names = values[name]
             values[name] = {"count": len(names), "names": names if isinstance(names, dict) else list(names)}
-        return values | {"new_heads": list(self.new_heads)}
+        return values | {"new_heads": list(self.new_heads), "seen": [list(one) for one in self.seen]}
 
 
 def start_from(
@@ -165,6 +197,7 @@ def start_from(
         new_heads=tuple(
             head for head in ours if any(is_in(name, [_part_of_tracks(network, head)]) for name in [*new, *renewed])
         ),
+        seen=tuple(seen_regions(bundle_dir)),
         num_learning=sum(weight.numel() for weight in learned.values() if weight.requires_grad),
         num_parameters=sum(weight.numel() for weight in learned.values()),
     )

@@ -1,6 +1,6 @@
-import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,16 +8,14 @@ import pyarrow.parquet as pq
 import pyBigWig
 import pytest
 import scipy.stats
-import torch
 from sklearn.metrics import r2_score
 
-from cisray.bundle import Predictor, build_network, head_tracks, shared_geometry, write_bundle
+from cisray.bundle import Predictor
 from cisray.datasets.card import read_card
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
 from cisray.errors import InputError
 from cisray.flows.evaluate import EvaluateJob, evaluate
 from cisray.flows.resources import NoRoomError
-from cisray.models.basenji2 import Basenji2Config
 from cisray.training.gene_metrics import GeneSpec
 
 pytestmark = pytest.mark.ray
@@ -383,21 +381,6 @@ def test_a_gpu_that_is_not_there_is_asked_for_in_vain(ray_here, dataset, bundle,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture(scope="module")
-def two_heads(dataset, tmp_path_factory):
-    """A bundle whose heads are of the dataset's tracks, and of the first of them, with weights drawn at random."""
-    card = read_card(dataset)
-    alone = dataclasses.replace(card, tracks=card.tracks[:1], regions=card.regions | {"train": ["sim1:0-1000"]})
-    cards = {"human": alone, "mouse": card}
-    config = Basenji2Config(stem_channels=8, channels=8, dilated_layers=1, dilated_channels=8, head_channels=8)
-    torch.manual_seed(0)
-    network = build_network(config, geometry=shared_geometry(cards), num_tracks=head_tracks(cards))
-    folder = tmp_path_factory.mktemp("heads") / "two"
-    metrics = {"num_parameters": 1, "history": []}
-    write_bundle(folder, weights=network.state_dict(), config=config, cards=cards, metrics=metrics, objective="poisson")
-    return folder
-
-
 def test_one_head_of_several_is_measured(ray_here, dataset, two_heads, ridge, examples, tmp_path):
     job = EvaluateJob(
         model=str(two_heads),
@@ -428,6 +411,24 @@ def test_the_head_that_is_meant_must_be_named_and_fit(dataset, two_heads, bundle
         with pytest.raises(InputError, match=match):
             evaluate(ask(model, head))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_model_began_with_is_known_by_its_bases(dataset, two_heads, tmp_path):
+    job = EvaluateJob(model=str(tmp_path / "two"), head="mouse", dataset=str(dataset), out=str(tmp_path / "out"))
+    folder = Path(shutil.copytree(two_heads, job.model))
+    card = (folder / "cards/human.json").read_text()
+    renamed = json.loads(card.replace('"sim4', '"another'))
+    renamed["regions"]["train"].append("another:10000-20000")
+    (folder / "cards/human.json").write_text(json.dumps(renamed))
+    with pytest.raises(InputError, match="another:10000-20000 is in its train split, and sim4:0-60000 would be"):
+        evaluate(job)
+    (folder / "cards/human.json").write_text(card)
+    model = json.loads((folder / "model.json").read_text())
+    digest = json.loads(card)["genome"]["contig_digests"]["sim4"]
+    model["made_by"]["started"] = {"seen": [["valid", "four", digest, 0, 5], ["train", "four", "other", 0, 5]]}
+    (folder / "model.json").write_text(json.dumps(model))
+    with pytest.raises(InputError, match="four:0-5 is in the valid split of a model that it began with, and sim4:0-6"):
+        evaluate(job)
 
 
 def test_what_any_head_learned_from_is_not_measured_on(dataset, two_heads, tmp_path):

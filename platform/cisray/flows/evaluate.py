@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from cisray.training.gene_metrics import (
     own_stretches,
 )
 from cisray.training.metrics import DEFINITIONS
+from cisray.transfer import seen_regions
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -294,25 +294,24 @@ def check_fits(predictor: Predictor, card: Card) -> None:
 def check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
     """Raise InputError where a region to be measured is one the model learned from, or was selected on.
 
-    Of a model with several heads that is what any of them learned from: they share all but the last layer.
+    That is what any head of it did, and any model whose weights its training began with. Contigs are compared by their
+    bases, not their names. Of rows without places nothing is known here: those of a table were told apart by sequence.
     """
-    ours = card.genome
-    seen_splits = {"train": (), "valid": ("train",), "test": ("train", "valid")}[split]
-    for of_model in predictor.cards.values():
-        theirs = of_model.genome
-        if ours is None or theirs is None:
-            continue  # no loci to compare: rows of a table were told apart by their sequences
-        seen = [
-            (name, parse_region(text, theirs.contig_lengths)) for name in seen_splits for text in of_model.regions[name]
-        ]
-        regions = [parse_region(text, ours.contig_lengths) for text in card.regions[split]]
-        for region, (name, other) in product(regions, seen):
-            if theirs.contig_digests.get(region.contig) != ours.contig_digests[region.contig]:
-                continue  # a contig of another genome, or of the same name with other bases
-            if other.contig == region.contig and other.start < region.end and region.start < other.end:
+    if card.genome is None:
+        return
+    splits = {"train": (), "valid": ("train",), "test": ("train", "valid")}[split]
+    own = seen_regions(predictor.path, before=False)
+    regions = [parse_region(text, card.genome.contig_lengths) for text in card.regions[split]]
+    for number, other in enumerate(seen_regions(predictor.path)):
+        for region in regions if other.split in splits else ():
+            same = other.contig_digest == card.genome.contig_digests[region.contig]
+            if same and other.start < region.end and region.start < other.end:
+                whose = f"its {other.split} split"
+                if number >= len(own):
+                    whose = f"the {other.split} split of a model that it began with"
                 raise InputError(
-                    f"{predictor.path}: {other} is in its {name} split, and {region} would be measured as {split}; "
-                    "use a dataset made with the same folds"
+                    f"{predictor.path}: {other.contig}:{other.start}-{other.end} is in {whose}, and {region} would be "
+                    f"measured as {split}; use a dataset made with the same folds"
                 )
 
 
