@@ -14,7 +14,7 @@ from cisray.geometry import Geometry
 
 pytest_plugins = ["whole_program"]
 # All tests in these are marked ray.
-WITH_RAY = {"flows", "jobs", "test_cli.py", "test_tracking.py"}
+WITH_RAY = {"flows", "jobs", "test_cli.py", "test_readme.py", "test_tracking.py"}
 
 # a busy machine is no failure
 settings.register_profile("cisray", deadline=None)

@@ -491,6 +491,14 @@ def test_a_table_of_variants_is_scored_like_a_vcf(ray_here, score_job, bundle, r
         ),
         ({"genes": GeneSpec(annotation="nothing.gtf")}, r"nothing\.gtf: no such input file"),
         ({"mask": "bed(nothing.bed)"}, r"nothing\.bed: no such input file"),
+        (
+            {"mask": "center(1041)"},
+            r"center\(1041\) takes 1056 bp, and the model predicts .*; wanted a narrower mask$",
+        ),
+        (
+            {"mask": "center(501)", "windows": WindowSpec(policy="grid", grid_bp=1008)},
+            r"mask: center\(501\) of variants anywhere in 1008 bp of a grid takes 1520 bp, and .* a finer windows",
+        ),
         ({"subset": SubsetSpec(regions_bed="nothing.bed")}, r"nothing\.bed: no such input file"),
         (
             {"engine": EngineSpec(shifts=(0, 600))},
@@ -671,6 +679,36 @@ def test_models_of_an_ensemble_are_alike(score_job, bundle, other_bundle, tmp_pa
     assert not (tmp_path / "scores.unfinished").exists()
 
 
+def test_of_several_heads_the_one_that_is_named_scores(ray_here, score_job, two_heads, table, genome, tmp_path):
+    predictor = Predictor(two_heads, head="mouse")
+    folder = score(score_job(tmp_path / "scores", head="mouse"), models={two_heads: MODEL})
+    assert read_manifest(folder).head == "mouse"
+    found, expected = [], []
+    for row in read_scores(folder).to_pylist():
+        if row["status"] == "OK" and row["id"] != "likename":
+            windows = windows_by_hand(genome[row["chrom"]], row["norm_pos"], row["norm_ref"], row["norm_alt"])
+            expected.append(scores_by_hand(predictor, *windows)["log2fc"])
+            found.append(row["log2fc"])
+    largest = np.abs(expected).max()
+    assert largest > 1e-4
+    assert len(found) > 10
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2 * largest)
+    alone = score(score_job(tmp_path / "alone", head="human"), models={two_heads: MODEL})
+    assert read_manifest(alone).tracks == ("strength",)
+
+
+def test_where_all_scores_may_jump_their_predictions_are_held_against_full_forwards(
+    ray_here, score_job, bundle, tmp_path
+):
+    job = score_job(tmp_path / "scores", scores=("SAX",))
+    manifest = read_manifest(score(job, models={bundle: MODEL}))
+    assert list(manifest.noise_floor) == ["max_signed"]
+    assert manifest.guard.recomputed == 2
+    rough = EngineSpec(batch_size=16, indel_align="none", precision="bf16", tolerance=1e-9)
+    with pytest.raises(InputError, match=r"two full forwards score delta_sum .* apart from what was found"):
+        score(score_job(tmp_path / "rough", scores=("SAX",), engine=rough), models={bundle: MODEL})
+
+
 def test_a_model_of_one_strand_is_not_averaged_over_both(score_job, bundle, tmp_path, of_one_strand):
     job = score_job(tmp_path / "scores", engine=EngineSpec(strands="both"))
     with pytest.raises(InputError, match=r'learned to read the forward strand only .* set engine.strands = "forward"'):
@@ -716,6 +754,7 @@ def test_a_run_that_goes_on_counts_only_what_it_did_itself():
     [
         ({"null": NULL}, "leave out ensemble, calibration, null, tracks and storage.values"),
         ({"scores": ("DP_AG",), "engine": EngineSpec()}, "a calibration ranks scores, and gain_offset is a place"),
+        ({"storage": Storage(dtype="float16")}, "storage: dtype=float16 makes small scores 0, .* calibrate in float32"),
         ({"name": "by/hand"}, "calibration 'by/hand': a name becomes a file"),
     ],
 )

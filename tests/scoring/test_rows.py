@@ -189,8 +189,17 @@ def test_float16_refuses_what_it_cannot_hold_and_counts_what_it_loses():
     with pytest.raises(InputError, match="1 of 2 values of log2fc are beyond 65504"):
         build_rows(variants_table([ONE]), [Status.OK], large, tracks=["a", "b"], storage=half)
     values = {"one": np.array([[1e-9, 0.0, 1e-3]], np.float32), "two": np.array([[0.5]], np.float32)}
-    assert count_underflows(values, half) == {"one": 1}
-    assert count_underflows(values, Storage()) == {}
+    values["two"] = np.array([[0.5, 0.0, 0.0]], np.float32)
+    assert count_underflows(values, "abc", half) == {"one": 1}
+    assert count_underflows(values, "abc", Storage()) == {}
+    assert count_underflows(values, "abc", Storage(values="summary", dtype="float16")) == {}
+    assert count_underflows(values, "abc", Storage(values="summary", tracks=("c",), dtype="float16")) == {}
+
+
+def test_ranks_are_never_rounded_to_one():
+    schema = table_schema(["s"], ["a"], storage=Storage(dtype="float16"), quantiles=["s"], nulls=["s"])
+    types = {name: schema.field(name).type.value_type for name in ("s", "s.quantile", "s.z_null", "s.p_null")}
+    assert types == {"s": pa.float16(), "s.quantile": pa.float32(), "s.z_null": pa.float32(), "s.p_null": pa.float32()}
 
 
 def make_genes(**changes):

@@ -29,6 +29,11 @@ def calibrate(job: ScoreJob, name: str, *, models: Mapping[Path, ModelSource], r
             "a calibration is of all tracks of one model: leave out ensemble, calibration, null, tracks and "
             "storage.values"
         )
+    if job.storage.dtype != "float32":
+        raise InputError(
+            f"storage: dtype={job.storage.dtype} makes small scores 0, among which later ones would be ranked; "
+            "calibrate in float32"
+        )
     for score_name in job.scores or ():
         ((own_name, one),) = resolve_scores([score_name]).items()
         if one.is_place:

@@ -33,6 +33,7 @@ from cisray.flows.shards import RECEIPTS, Receipts, Task, file_identity, run_tas
 from cisray.flows.visibility import check_visible
 from cisray.genome.reference import Reference, check_same_genome
 from cisray.genome.variant_selection import ALL_ROWS, SelectedVariants, select_variants
+from cisray.geometry import Geometry
 from cisray.progress import Progress, Report, silent
 from cisray.remote import place_of_out
 from cisray.scoring.alleles import Status
@@ -160,6 +161,7 @@ def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
             f"windows: grid_bp={job.windows.grid_bp}, but the model predicts {geometry.target_bp} bp of a window; "
             "wanted a finer grid, so that each variant lies where something is predicted"
         )
+    _check_center(job, geometry)
     variants = select_variants(
         data_path(job.variants, job.data_dir),
         job.subset,
@@ -178,6 +180,23 @@ def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
     if job.calibration is not None:
         read_calibration(run.first.path, job.calibration).check(_settings(run))
     return run
+
+
+def _check_center(job: ScoreJob, geometry: Geometry) -> None:
+    """Raise InputError where the bins around a variant would be cut, for one here and not for another."""
+    mask = parse_mask(job.mask)
+    if mask.kind != "center":
+        return
+    bins = -(-int(mask.argument) // geometry.bin_bp)
+    cell_bp = job.windows.grid_bp if job.windows.policy == "grid" else 0
+    # of an even number one more lies to the left; an indel's first changed base is the one behind its place
+    around_bp = cell_bp + 2 * max(1, bins // 2 * geometry.bin_bp) if cell_bp else bins * geometry.bin_bp
+    if around_bp > geometry.target_bp:
+        of = f" of variants anywhere in {cell_bp} bp of a grid" if cell_bp else ""
+        raise InputError(
+            f"mask: {mask}{of} takes {around_bp} bp, and the model predicts {geometry.target_bp} bp of a window; "
+            f"wanted a narrower mask{', or a finer windows.grid_bp' if cell_bp else ''}"
+        )
 
 
 def _forecast(run: _Run, rows: int) -> str:
@@ -226,6 +245,7 @@ def _settings(run: _Run) -> Settings:
     mask = str(parse_mask(job.mask))
     return Settings(
         model_digest=run.models[0].digest,
+        head=run.first.head,
         formulas=make_measure(run.scores).formulas,
         masks={} if mask == "crop" else dict.fromkeys(run.scores, mask),
         window_policy=str(job.windows),
@@ -293,15 +313,15 @@ def _make_manifest(
         if "genes" in facts:
             genes.append(Block(**facts["genes"]))
     formulas = make_measure([*run.scores, *run.gene_scores]).formulas
-    of_file = run.job.subset != ALL_ROWS
     mask = str(parse_mask(job.mask))
     manifest = Manifest(
         cisray_version=__version__,
         model=run.models[0],
+        head=run.first.head,
         ensemble=run.models if len(run.models) > 1 else (),
         genome=GenomeSource(fasta=run.reference.path.name, digest=run.reference.digest, contig_names=contig_names),
         variants=VariantSource(file=run.variants.path.name, digest=planned["digest"]),
-        selection=_selection(job, planned) if of_file else None,
+        selection=_selection(job, planned) if job.subset != ALL_ROWS else None,
         tracks=tuple(run.tracks),
         storage=job.storage,
         scores={name: formulas[name] for name in run.scores},

@@ -31,7 +31,7 @@ from cisray.scoring.effects import SCORES, USUAL_SCORES, make_measure, resolve_s
 from cisray.scoring.engine import TOLERANCES, Engine, Scored
 from cisray.scoring.masks import make_masks, offsets_of_kept, parse_mask
 from cisray.scoring.nulls import AgainstNull, hold_against, windows_with_nulls
-from cisray.scoring.readout import Model
+from cisray.scoring.readout import Model, with_head
 from cisray.scoring.rows import GENE_COLUMNS, ScoredRows, build_gene_rows, build_rows, count_underflows, write_rows
 from cisray.scoring.schema import GENES_DIR
 from cisray.scoring.windows import Placed, Placing, WindowEdits, place_variants
@@ -78,11 +78,11 @@ def null_names(job: ScoreJob, names: Sequence[str]) -> list[str]:
 
 
 def model_of(predictor: Predictor) -> Model:
-    """Return a bundle's network as the engine takes it."""
-    card = predictor.card
-    return Model(
-        predictor.network, predictor.link, card.transforms(), predictor.swap.numpy(), card.geometry, len(card.tracks)
-    )
+    """Return a bundle's network as the engine takes it; of one with several heads, that of the predictor's head."""
+    card, network = predictor.card, predictor.network
+    if predictor.head is not None:
+        network = with_head(network, predictor.head)
+    return Model(network, predictor.link, card.transforms(), predictor.swap.numpy(), card.geometry, len(card.tracks))
 
 
 def placing_of(job: ScoreJob, window_bp: int) -> Placing:
@@ -94,6 +94,10 @@ def placing_of(job: ScoreJob, window_bp: int) -> Placing:
         ref_mismatch=job.ref_mismatch,
         shifts=job.engine.shifts,
     )
+
+
+GENE_WINDOWS = 128
+"""Windows whose genes are remembered: neighbours share them, and masks of many would fill the memory."""
 
 
 class Scorer:
@@ -111,12 +115,15 @@ class Scorer:
         self._calibration: Calibration | None = None
         if job.calibration is not None:
             self._calibration = read_calibration(plan.bundle_dirs[0], job.calibration)
+        unchecked = [name for name in self._names if SCORES[name].is_place or SCORES[name].jumps]
+        # where nothing of what is asked for can be held against full forwards, this is
+        guards = [] if len(unchecked) < len(self._names) + len(self._of_genes) else ["delta_sum"]
         self._engine = Engine(
             [model_of(predictor) for predictor in predictors],
-            measure=make_measure([*self._names, *self._of_genes]),
+            measure=make_measure([*self._names, *self._of_genes, *guards]),
             spec=job.engine,
             tracks=[card.track_names.index(name) for name in self._tracks] if job.tracks else None,
-            unchecked=[name for name in self._names if SCORES[name].is_place],
+            unchecked=unchecked,
             device=device,
         )
         self._stitched = job.engine.align_for(card.geometry) == "stitch"
@@ -129,7 +136,7 @@ class Scorer:
         if job.genes.annotation is not None:
             path = data_path(job.genes.annotation, job.data_dir)
             self._genes = read_genes(path, self._reference.contig_lengths, biotypes=job.genes.biotypes)
-        self._near_genes = functools.lru_cache(maxsize=4096)(self._find_genes)
+        self._near_genes = functools.lru_cache(maxsize=GENE_WINDOWS)(self._find_genes)
         paths = [data_path(name, job.data_dir) for name in plan.files]
         self._check_inputs = functools.partial(check_unchanged, paths, plan.identities)
 
@@ -164,10 +171,10 @@ class Scorer:
         )
         facts = {
             "counts": dict(Counter(status.value for status in placed.statuses)),
-            "noise_floor": self._engine.noise_floor,
+            "noise_floor": {name: self._engine.noise_floor[name] for name in [*self._names, *self._of_genes]},
             "recomputed": min(self.job.engine.check_rows, int(placed.num_edits.sum()) * (1 + self.job.null.number)),
             "difference": max(self._engine.checked.values(), default=0.0),
-            "underflows": count_underflows(matrices, self.job.storage),
+            "underflows": count_underflows(matrices, self._tracks, self.job.storage),
             "engine_s": found.engine_s,
             "records": len({variant.record_index for variant in variants}),
             "first": min(variant.record_index for variant in variants),

@@ -46,6 +46,8 @@ class Settings:
     """What two sets of scores must share for one to be ranked among the other."""
 
     model_digest: str
+    head: str | None = None
+    """Of a model with several heads, the one that predicted."""
     formulas: dict[str, str]
     """Per score."""
     masks: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -89,6 +91,7 @@ def settings_of(manifest: Manifest) -> Settings:
         raise InputError("a calibration is of one model, and these scores are means over several; score with one")
     return Settings(
         model_digest=manifest.model.digest,
+        head=manifest.head,
         formulas=manifest.scores,
         masks={name: mask for name, mask in manifest.masks.items() if name in manifest.scores},
         window_policy=manifest.window_policy,

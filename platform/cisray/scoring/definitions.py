@@ -42,6 +42,8 @@ class Score(NamedTuple):
     is_place: bool = False
     """Whether it says which of the kept bins, from 0 on: a place has no mean over passes, and no noise floor. In a
     score table it is a distance from the variant."""
+    jumps: bool = False
+    """Whether rounding may turn its sign, where a rise and a fall are equally large."""
     function: Callable[[Tensor, Tensor], Tensor] = torch.sub
     """From reference and alternate [B, N, T] to [B, T] in float32, over all bins."""
 
@@ -100,6 +102,7 @@ DEFINED: Mapping[str, Score] = {
         aliases=("SAX",),
         source=_BASENJI,
         kinds=_ANY,
+        jumps=True,
     ),
     "max_gain": Score(
         formulas.max_gain,

@@ -191,3 +191,8 @@ def _misfit(score: Score, kind: Kind, link: Link, *, of_genes: bool) -> str | No
     if score.of_genes and not of_genes:
         return "is read over genes: give it the mask gene(exon) or gene(span), or"
     return None
+
+
+def is_place(score: str) -> bool:
+    """Say whether a score is a place; one that this version does not know is taken for none."""
+    return score in SCORES and SCORES[score].is_place

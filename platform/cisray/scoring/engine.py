@@ -117,8 +117,8 @@ class Engine:
     ) -> None:
         """Prepare the models.
 
-        `unchecked` names scores that full forwards need not confirm: places of what is largest, which jump where two
-        are equal but for rounding.
+        `unchecked` names scores that full forwards need not confirm: places of what is largest, and signs of it, which
+        jump where two are equal but for rounding.
         """
         self.spec = spec
         self.unchecked = unchecked

@@ -139,6 +139,8 @@ class Manifest:
     cisray_version: str
     model: ModelSource
     """The model, or the first of several."""
+    head: str | None = None
+    """Of a model with several heads, the one that predicted."""
     ensemble: tuple[ModelSource, ...] = ()
     """All models whose scores were averaged, `model` the first; empty where there is one."""
     genome: GenomeSource

@@ -83,6 +83,18 @@ class Readout:
         return predictions if columns is None else predictions[:, :, columns]
 
 
+def with_head(network: nn.Module, name: str) -> nn.Module:
+    """Return a network that shares its weights with one of several heads, and has the one of that name alone."""
+    cut, head = copy.copy(network), network.head
+    assert isinstance(head, NamedHeads)
+    alone = copy.copy(head)
+    alone._modules = dict(head._modules)
+    alone.tracks = nn.ModuleDict({name: head.named(name)})
+    cut._modules = dict(network._modules)
+    cut.head = alone
+    return cut
+
+
 def with_tracks(head: nn.Module, tracks: Tensor) -> nn.Module | None:
     """Return a head that shares all but its last layer and predicts only some tracks; None where it cannot be cut."""
     cut = copy.copy(head)

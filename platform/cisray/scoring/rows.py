@@ -1,7 +1,7 @@
 """The rows of a score table: one per (record, ALT), and one per (record, ALT, gene) for scores of genes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,7 @@ def table_schema(
 
     Raises InputError for a track whose name holds a tab.
     """
+    ranks = replace(storage, dtype="float32")  # which float16 would round to 1 where they matter most
     return pa.schema(
         [
             pa.field("chrom", pa.string(), nullable=False),
@@ -87,8 +88,8 @@ def table_schema(
             pa.field("center_offset", pa.int32()),
             pa.field("n_passes", pa.uint8()),
             *_score_fields(scores, tracks, storage),
-            *_list_fields([quantile_column(name) for name in quantiles], tracks, storage),
-            *_list_fields([column for name in nulls for column in null_columns(name)], tracks, storage),
+            *_list_fields([quantile_column(name) for name in quantiles], tracks, ranks),
+            *_list_fields([column for name in nulls for column in null_columns(name)], tracks, ranks),
         ]
     )
 
@@ -154,6 +155,7 @@ def build_rows(
     check_order(variants)
     has_scores = np.array([status in SCORED for status in statuses], bool)
     _check_scored(scored, np.flatnonzero(has_scores))
+    ranks = replace(storage, dtype="float32")
     schema = table_schema(
         list(scored.values), tracks, storage=storage, quantiles=list(scored.quantiles), nulls=list(scored.nulls)
     )
@@ -171,7 +173,7 @@ def build_rows(
         beside |= dict(zip(null_columns(name), against, strict=True))
     for column, values in beside.items():
         _check_values(values, name=column, num_rows=len(scored.rows), num_tracks=len(tracks))
-        columns |= _list_column(column, values, has_scores, tracks=tracks, storage=storage)
+        columns |= _list_column(column, values, has_scores, tracks=tracks, storage=ranks)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
@@ -225,12 +227,16 @@ def check_order(table: pa.Table, *, distinct: bool = True) -> None:
         raise InputError("rows are not in input order; sort them by record_index and allele_index")
 
 
-def count_underflows(values: Mapping[str, NDArray[np.float32]], storage: Storage) -> dict[str, int]:
+def count_underflows(
+    values: Mapping[str, NDArray[np.float32]], tracks: Sequence[str], storage: Storage
+) -> dict[str, int]:
     """Count per score the values [S, T] other than 0 that storing them makes 0; scores without any are left out."""
     if storage.dtype == "float32":
         return {}
+    listed = [tracks.index(track) for track in storage.listed(tracks)]
     with np.errstate(over="ignore", under="ignore"):
-        lost = {name: int(((matrix.astype(np.float16) == 0) & (matrix != 0)).sum()) for name, matrix in values.items()}
+        kept = {name: matrix[:, listed] for name, matrix in values.items()}
+        lost = {name: int(((matrix.astype(np.float16) == 0) & (matrix != 0)).sum()) for name, matrix in kept.items()}
     return {name: count for name, count in lost.items() if count}
 
 

@@ -85,5 +85,5 @@ def test_what_cannot_be_written_is_told(make_scores, tmp_path, name, num_top, st
 
 def test_scores_of_genes_rank_no_rows(make_scores, tmp_path):
     scores_dir = make_scores(scores={}, noise_floor={})
-    with pytest.raises(InputError, match="scores of genes only"):
+    with pytest.raises(InputError, match="scores of genes or places only"):
         write_top(scores_dir, tmp_path / "top.tsv", num_top=1)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from cisray.errors import InputError
 from cisray.genome.variants import read_variants
 from cisray.scoring.alleles import Status
+from cisray.scoring.exports import vcf
 from cisray.scoring.exports.vcf import VcfSpec, export_vcf
 from cisray.scoring.exports.vcf_lines import to_bytes, vcf_lines
 from cisray.scoring.manifest import ModelSource, Selection, Storage
@@ -150,6 +152,13 @@ def test_some_tracks_and_one_number_per_score(make_scores, export):
         info = vcf.header.info["CISRAY_LOG2FC"]
         assert (info.number, info.type) == ("A", "Float")
         assert next(vcf).info["CISRAY_L2_LOG2"] == (0.0,)
+
+
+def test_places_are_whole_and_have_no_track_that_is_moved_most():
+    places = [12346.0, -57313.0, 9999.0, 0.0, -0.0, 0.123456, 1.5e8]
+    assert list(map(vcf._number, places)) == ["12346", "-57313", "9999", "0", "0", "0.1235", "1.5e+08"]
+    manifest = SimpleNamespace(scores={"max_gain": "x", "gain_offset": "y", "of another version": "z"})
+    assert vcf._numbered(manifest) == ["max_gain", "of another version"]
 
 
 def test_a_summary_names_the_track(make_scores, export):

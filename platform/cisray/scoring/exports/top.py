@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cisray.errors import InputError
 from cisray.files import written_whole
+from cisray.scoring.effects import is_place
 from cisray.scoring.exports.tsv import OPTIONS, plain_text
 from cisray.scoring.manifest import read_manifest
 from cisray.scoring.rows import score_values, track_names
@@ -20,7 +21,7 @@ MOST_ROWS = 1 << 31
 
 
 def write_top(scores_dir: Path, out_path: Path, *, num_top: int) -> None:
-    """Write the `num_top` rows with the largest |value| of each score and track, strongest first.
+    """Write the `num_top` rows with the largest |value| of each score but places, and track, strongest first.
 
     A row of the file is a score, track, rank (from 1) and value, then the row's own columns. Of equal values the row
     that comes first in the input comes first. The file is Parquet or tab-separated text, as its name ends.
@@ -33,12 +34,13 @@ def write_top(scores_dir: Path, out_path: Path, *, num_top: int) -> None:
     if num_top < 1:
         raise InputError(f"num_top={num_top}; wanted at least one row per track")
     manifest = read_manifest(scores_dir)
-    if not manifest.scores:
-        raise InputError(f"{scores_dir}: scores of genes only; there is no score of a row to rank rows by")
+    ranked = [name for name in manifest.scores if not is_place(name)]
+    if not ranked:
+        raise InputError(f"{scores_dir}: scores of genes or places only; there is no score of a row to rank rows by")
     empty = block_schema(manifest).empty_table()
-    for name in manifest.scores:
+    for name in ranked:
         score_values(empty, name)  # tells where values were not kept
-    strongest = {name: np.empty((len(manifest.listed_tracks), 0), np.uint64) for name in manifest.scores}
+    strongest = {name: np.empty((len(manifest.listed_tracks), 0), np.uint64) for name in ranked}
     first = 0
     for block in iter_blocks(scores_dir, list(strongest)):
         for name, keys in strongest.items():

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from cisray.config import STRICT
 from cisray.errors import InputError
 from cisray.files import written_whole
+from cisray.scoring.effects import is_place
 from cisray.scoring.exports.escapes import percent_encoded
 from cisray.scoring.exports.vcf_lines import SortWatch, drop_indexes, to_bytes, vcf_lines, write_index
 from cisray.scoring.manifest import Manifest, read_manifest
@@ -22,6 +23,8 @@ from cisray.scoring.rows import score_values, top_columns, track_names
 from cisray.scoring.schema import iter_blocks, iter_genes, iter_slices
 
 INFO_COLUMN = 7
+# Numbers have four significant digits, but whole ones up to what float32 holds exactly.
+SIGNIFICANT, EXACT = 1e4, 2.0**24
 _NOT_IN_VCF = re.compile(r"[\s,]")
 SCORES_KEY, GENES_KEY, STATUS_KEY = "CISRAY", "CISRAY_GENE", "CISRAY_STATUS"
 _ROW_COLUMNS = ["record_index", "allele_index", "chrom", "pos", "id", "ref", "alt", "status"]
@@ -103,7 +106,7 @@ def export_vcf(
         lines = _scored_header(source, _own_header(manifest, spec), source_vcf_path)
         body = _joined(source, records, source=source_vcf_path, selected=manifest.selection is not None)
     watch, num_records = SortWatch(), 0
-    keys = [score_key(score) for score in manifest.scores] if spec.per_score else []
+    keys = list(map(score_key, _numbered(manifest))) if spec.per_score else []
     with written_whole(out_path) as aside:
         with pysam.BGZFile(str(aside), "w") as out:
             for line in lines:
@@ -115,6 +118,11 @@ def export_vcf(
                 num_records += 1
         drop_indexes(out_path)
     return VcfExport(out_path, write_index(out_path, watch), num_records, watch.disorder)
+
+
+def _numbered(manifest: Manifest) -> list[str]:
+    """Name the scores that have a track which is moved most: places are farther, not larger."""
+    return [name for name in manifest.scores if not is_place(name)]
 
 
 def score_key(score: str) -> str:
@@ -152,7 +160,8 @@ def _own_header(manifest: Manifest, spec: VcfSpec) -> Iterator[str]:
         told = "; ".join(f"{name.upper()} is {formula}" for name, formula in manifest.gene_scores.items())
         yield _info_line(GENES_KEY, ".", "String", f"{told}; {every}. Format: {'|'.join(_gene_fields(manifest))}")
     if spec.per_score:
-        for name, formula in manifest.scores.items():
+        for name in _numbered(manifest):
+            formula = manifest.scores[name]
             yield _info_line(score_key(name), "A", "Float", f"{formula}, {every}; of the track moved most")
 
 
@@ -226,10 +235,11 @@ def _alleles(scores_dir: Path, manifest: Manifest, spec: VcfSpec) -> Iterator[_A
     lists = scores if manifest.listed_tracks else []
     for table in iter_slices(iter_blocks(scores_dir, [*_ROW_COLUMNS, *lists, *tops])):
         entries = _entries(table, scores, manifest, spec)
-        numbers = zip(*(_largest(table, score, manifest) for score in scores), strict=True)
+        numbered = _numbered(manifest)
+        numbers = zip(*(_largest(table, score, manifest) for score in numbered), strict=True)
         columns = [table[name].to_pylist() for name in _ROW_COLUMNS]
-        none = [()] * len(table)  # of a table of genes' scores only
-        for *row, found, largest in zip(*columns, entries, numbers if scores else none, strict=True):
+        none = [()] * len(table)  # of a table of genes' scores or of places only
+        for *row, found, largest in zip(*columns, entries, numbers if numbered else none, strict=True):
             encoded = percent_encoded(row[6])
             yield _Allele._make([*row, [f"{encoded}||{entry}" for entry in found], largest, []])
 
@@ -302,6 +312,8 @@ def _gene_entries(scores_dir: Path, manifest: Manifest, spec: VcfSpec) -> Iterat
 
 
 def _number(value: float) -> str:
+    if SIGNIFICANT <= abs(value) < EXACT:  # bases to a place, which rounding would move
+        return f"{value:.0f}"
     return f"{value + 0.0:.4g}"  # adding zero turns -0.0 into 0.0
 
 
