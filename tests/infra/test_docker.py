@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,6 +47,27 @@ def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
 def test_there_are_the_targets_that_the_manifests_name(stages):
     assert set(stages) > TARGETS
     assert {lineage(stages, name)[-1].base for name in stages} == {"${PYTHON_IMAGE}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("", ""), None),
+        (("WORKDIR /cisray", "WORKDR /cisray"), "unexpected 'W'"),
+        (("--from=packages", "--from=package5"), "DL3022"),
+        (("apt-get install -y", "apt-get install"), "DL3014"),
+    ],
+)
+def test_a_linter_that_knows_dockerfiles_finds_nothing(tmp_path, change, told):
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
+    (tmp_path / "Dockerfile").write_text(text.replace(*change), encoding="utf-8")
+    program = Path(sysconfig.get_path("scripts")) / "hadolint"
+    if not program.exists():
+        pytest.skip("hadolint is not installed")
+    line = [program, "--no-color", tmp_path / "Dockerfile"]
+    found = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert bool(found.returncode) == bool(told)
+    assert (told or "") in found.stdout + found.stderr
 
 
 def test_images_run_as_a_user_without_rights(stages):

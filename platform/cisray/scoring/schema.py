@@ -8,8 +8,8 @@
 A row is a (record, ALT) of the input: chrom, pos (1-based), id, ref, alt as written, record_index and
 allele_index to join back, norm_pos (1-based), norm_ref and norm_alt as they were scored, status, flags (the bits of
 `alleles.Flag`), window_start (0-based), center_offset (bases from the window's middle to the variant), n_passes,
-then one list of float32 or float16 per score, with one value per track, `<score>.quantile` for those that are
-calibrated, and `<score>.z_null` and `<score>.p_null` for those that were held against shuffled windows. Where the
+then one list of float32 or float16 per score, with one value per track; lists of float32, `<score>.quantile` for those
+that are calibrated, and `<score>.z_null` and `<score>.p_null` for those held against shuffled windows. Where the
 manifest's storage says "summary", there stand `<score>_top_track` (index into the manifest's tracks) and
 `<score>_top_value`, and lists hold the tracks that storage names, if any. A row without scores has nulls there, never
 zeros or NaN.
