@@ -171,7 +171,7 @@ class Scorer:
         )
         facts = {
             "counts": dict(Counter(status.value for status in placed.statuses)),
-            "noise_floor": {name: self._engine.noise_floor[name] for name in [*self._names, *self._of_genes]},
+            "noise_floor": self._engine.noise_floor,
             "recomputed": min(self.job.engine.check_rows, int(placed.num_edits.sum()) * (1 + self.job.null.number)),
             "difference": max(self._engine.checked.values(), default=0.0),
             "underflows": count_underflows(matrices, self._tracks, self.job.storage),
