@@ -80,10 +80,14 @@ class Outbox:
             finally:
                 self._sending.release()
 
-    def send(self) -> bool:
-        """Send what waits, and say whether nothing waits any more."""
-        with self._sending:
+    def send(self, *, patience_s: float = RETRY_S) -> bool:
+        """Send what waits, and say whether nothing waits any more; for so long another may be at it."""
+        if not self._sending.acquire(timeout=patience_s):
+            return False
+        try:
             return self._send()
+        finally:
+            self._sending.release()
 
     def _send(self) -> bool:
         began, number = time.monotonic(), len(self._waiting)
@@ -106,7 +110,7 @@ class Outbox:
     def send_within(self, patience_s: float) -> bool:
         """Try for so long to send what waits, and say whether nothing waits any more."""
         end = time.monotonic() + patience_s
-        while not self.send():
+        while not self.send(patience_s=max(RETRY_S, end - time.monotonic())) or self._waiting:
             if time.monotonic() >= end:
                 return False
             time.sleep(RETRY_S)
@@ -114,8 +118,7 @@ class Outbox:
 
     def keep(self) -> int:
         """Write what still waits to the file, whole or not at all, and return the number of records."""
-        with self._sending:
-            waiting = list(self._waiting)
+        waiting = list(self._waiting)
         if waiting:
             lines = [{"run_id": self._run_id}, *(record._asdict() for record in waiting)]
             with written_whole(self.path) as aside:
