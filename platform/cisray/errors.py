@@ -11,3 +11,7 @@ class BusyError(InputError):
 
 class MachineError(InputError):
     """A machine is gone, or lacks something, such as room on its disk; a run ends of it, and can be gone on with."""
+
+
+class MachineLostError(MachineError):
+    """A machine died with the work that was on it."""

@@ -14,6 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from cisray.addresses import redacted
 from cisray.bundle import WEIGHTS_NAME, bundle_digest, read_cards
+from cisray.datasets.card import Card
 from cisray.errors import InputError
 from cisray.files import value_digest, within
 from cisray.mlflow_store import PatientClient, answered, connect, shown_store
@@ -100,19 +101,27 @@ def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[P
             raise InputError(f"{address}: is among the models twice; name each once")
         cards = read_cards(fetched.bundle_dir)
         card = cards[head] if head in cards else next(iter(cards.values()))
-        genome, seen = card.genome_for("scoring"), {region.contig_digest for region in seen_regions(fetched.bundle_dir)}
-        held_out = tuple(
-            contig
-            for contig, length in genome.contig_lengths.items()
-            if f"{contig}:0-{length}" in card.regions["test"] and genome.contig_digests.get(contig) not in seen
-        )
         sources[fetched.bundle_dir] = ModelSource(
             uri=fetched.uri,
             digest=bundle_digest(fetched.bundle_dir),
             version=fetched.version,
-            held_out_contigs=held_out,
+            held_out_contigs=_held_out(fetched.bundle_dir, card),
         )
     return sources
+
+
+def _held_out(bundle_dir: Path, card: Card) -> tuple[str, ...]:
+    """Name the contigs that nothing was learned from; none where it is not known what a training began with."""
+    genome = card.genome_for("scoring")
+    try:
+        seen = {region.contig_digest for region in seen_regions(bundle_dir)}
+    except InputError:
+        return ()
+    return tuple(
+        contig
+        for contig, length in genome.contig_lengths.items()
+        if f"{contig}:0-{length}" in card.regions["test"] and genome.contig_digests.get(contig) not in seen
+    )
 
 
 def keep_calibration(bundle_dir: Path, card_path: Path) -> list[str]:

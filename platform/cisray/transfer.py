@@ -89,7 +89,10 @@ class SeenRegion(NamedTuple):
 
 
 def seen_regions(path: Path, *, before: bool = True) -> list[SeenRegion]:
-    """Return what a bundle saw; with `before` also what was seen by those that its training began with."""
+    """Return what a bundle saw; with `before` also what was seen by those that its training began with.
+
+    Raises InputError where that was not noted.
+    """
     found = []
     for card in read_cards(path).values():
         if card.genome is None:  # rows of a table have no places
@@ -99,8 +102,14 @@ def seen_regions(path: Path, *, before: bool = True) -> list[SeenRegion]:
                 digest = card.genome.contig_digests.get(region.contig, "")
                 found.append(SeenRegion(split, region.contig, digest, region.start, region.end))
     if before:
-        started = read_json(path / MODEL_NAME, what="bundle's model.json").get("made_by", {}).get("started", {})
-        found += [SeenRegion(*one) for one in started.get("seen", [])]
+        made_by = read_json(path / MODEL_NAME, what="bundle's model.json").get("made_by", {})
+        started = made_by.get("started", {"seen": []})
+        if "seen" not in started:
+            raise InputError(
+                f"{path}: began with a trained network, and was made by a version that did not note what that had "
+                "learned from; train it again"
+            )
+        found += [SeenRegion(*one) for one in started["seen"]]
     return found
 
 

@@ -497,7 +497,7 @@ def test_a_table_of_variants_is_scored_like_a_vcf(ray_here, score_job, bundle, r
         ),
         (
             {"mask": "center(501)", "windows": WindowSpec(policy="grid", grid_bp=800)},
-            r"mask: center\(501\) of variants anywhere in 800 bp of a grid takes 1312 bp, and .* a finer windows",
+            r"center\(501\) takes 512 bp around variants anywhere in 800 bp of a grid, and .* a finer windows",
         ),
         ({"subset": SubsetSpec(regions_bed="nothing.bed")}, r"nothing\.bed: no such input file"),
         (

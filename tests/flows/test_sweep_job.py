@@ -1,11 +1,16 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cisray.config import check_settings, load_job
-from cisray.errors import InputError
+from cisray.errors import InputError, MachineError, MachineLostError
+from cisray.flows import sweep_trial
 from cisray.flows.sweep_job import SweepJob
+from cisray.progress import silent
+from cisray.sweeps.folder import SweepFolder
+from cisray.sweeps.schedule import Step
 from cisray.sweeps.space import LogUniform
 from whole_program import JOBS
 
@@ -142,3 +147,21 @@ POPULATION = {"search": {"method": "population"}}
 def test_what_makes_no_sweep_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         make(**changes)
+
+
+def test_a_trial_whose_machines_die_again_and_again_has_failed(tmp_path, monkeypatch):
+    def lose(*_):
+        raise MachineLostError("its node has died")
+
+    monkeypatch.setattr(sweep_trial, "_train", lose)
+    folder = SweepFolder(tmp_path)
+    folder.begin(0, {})
+    trials = sweep_trial.Trials(SimpleNamespace(runs=["run"]), folder, None, 100)
+    step = Step(0, 0, 3, {}, 0)
+    for _ in range(sweep_trial.MOST_LOSSES - 1):
+        with pytest.raises(MachineLostError):
+            sweep_trial.take_step(trials, step, silent)
+    assert sweep_trial.take_step(trials, step, silent).failure == "its node has died"
+    monkeypatch.setattr(sweep_trial, "_train", lambda *_: (_ for _ in ()).throw(MachineError("no room on the disk")))
+    with pytest.raises(MachineError, match="no room"):
+        sweep_trial.take_step(trials, step, silent)

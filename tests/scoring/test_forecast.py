@@ -47,7 +47,7 @@ def test_lists_beside_the_scores_are_counted():
     assert forecast_size(1000, 200, 1, Storage(), beside=2) == forecast_size(1000, 200, 3, Storage())
     told = describe_size(1000, 200, 1, Storage(), beside=2)
     assert told.startswith(
-        "1,000 rows x 200 tracks x 1 scores and 2 lists beside them in float32: about 2.18 MB (1.1 MB"
+        "1,000 rows x 200 tracks x 1 scores and 2 lists beside them in float32: about 2.18 MB (1.82 MB"
     )
 
 

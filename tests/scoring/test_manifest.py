@@ -24,14 +24,14 @@ def test_the_manifest_survives_json(make_scores):
     assert manifest.counts == {Status.OK: 4, Status.STAR: 1, Status.MISSING_ALT: 1, Status.SYMBOLIC: 1}
     assert [(block.rows, block.first, block.last) for block in manifest.blocks] == [(4, 0, 1), (3, 2, 4)]
     written = json.loads((scores_dir / "manifest.json").read_text())
-    assert written["schema_version"] == 2
+    assert written["schema_version"] == 3
     assert written["scores"] == {"log2fc": "log2(1 + a) - log2(1 + r)", "l2_log2": "norm2"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 1}, "schema version 1, but this cisray reads version 2"),
+        ({"schema_version": 1}, "schema version 1, but this cisray reads version 3"),
         ({"colour": "red"}, "not a valid score manifest: colour"),
         ({"rows": 8}, "rows=8, but blocks hold 7 and the counts per status 7"),
         ({"noise_floor": {"log2fc": 0.0}}, "noise floor of"),

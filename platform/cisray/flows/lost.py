@@ -19,11 +19,12 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
+    OwnerDiedError,
     RayActorError,
     WorkerCrashedError,
 )
 
-from cisray.errors import InputError, MachineError
+from cisray.errors import InputError, MachineLostError
 
 # How long Ray waits for a head: the environment variable, and what it takes where that is not set.
 RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -57,14 +58,15 @@ def check_answers(address: str) -> None:
 def deaths_told() -> Iterator[None]:
     """Raise InputError in place of Ray's errors where the processes of the block have died.
 
-    It is a MachineError where they died with their machines, which says nothing of what they did.
+    It is a MachineLostError where they died with their machines, which says nothing of what they did.
     """
     try:
         yield
     except DEATHS as error:
         why = " ".join(str(error).split())[:MOST_SHOWN]
-        of_machine = isinstance(error, _MACHINE_DEATHS) or _RAY_SAYS_MACHINE in str(error)
-        raise (MachineError if of_machine else InputError)(
+        of_machine = isinstance(error, _MACHINE_DEATHS) and not isinstance(error, OwnerDiedError)
+        of_machine = of_machine or _RAY_SAYS_MACHINE in str(error)
+        raise (MachineLostError if of_machine else InputError)(
             "the work ended because processes that did it died, with their machine, or killed for the memory they "
             f"took, or by what they read ({why}); what was finished is kept: run the same command again, and it goes "
             "on from there"

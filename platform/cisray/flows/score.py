@@ -41,6 +41,7 @@ from cisray.scoring.calibration import Settings, calibration_paths, read_calibra
 from cisray.scoring.effects import SCORES, check_scores, make_measure, resolve_scores
 from cisray.scoring.forecast import describe_size, describe_work
 from cisray.scoring.manifest import (
+    SCHEMA_VERSION,
     Block,
     CalibrationSource,
     GenomeSource,
@@ -51,7 +52,7 @@ from cisray.scoring.manifest import (
     VariantSource,
     write_manifest,
 )
-from cisray.scoring.masks import parse_mask
+from cisray.scoring.masks import make_masks, parse_mask
 from cisray.scoring.rows import table_schema
 from cisray.scoring.run_record import RunRecord, library_versions, machine_name, write_run
 from cisray.scoring.schema import BLOCKS_DIR
@@ -182,21 +183,27 @@ def _check(job: ScoreJob, models: Mapping[Path, ModelSource]) -> _Run:
     return run
 
 
+def _head_of(predictor: Predictor) -> str | None:
+    """Return which of several heads predicts; an only one need not be named, and is the same one with a name."""
+    return predictor.head if len(predictor.cards) > 1 else None
+
+
 def _check_center(job: ScoreJob, geometry: Geometry) -> None:
     """Raise InputError where the bins around a variant would be cut, for one here and not for another."""
     mask = parse_mask(job.mask)
     if mask.kind != "center":
         return
     bins = -(-int(mask.argument) // geometry.bin_bp)
-    cell_bp = job.windows.grid_bp if job.windows.policy == "grid" else 0
-    # of an even number one more lies to the left; an indel's first changed base is the one behind its place
-    around_bp = cell_bp + 2 * max(1, bins // 2 * geometry.bin_bp) if cell_bp else bins * geometry.bin_bp
-    if around_bp > geometry.target_bp:
-        of = f" of variants anywhere in {cell_bp} bp of a grid" if cell_bp else ""
-        raise InputError(
-            f"mask: {mask}{of} takes {around_bp} bp, and the model predicts {geometry.target_bp} bp of a window; "
-            f"wanted a narrower mask{', or a finer windows.grid_bp' if cell_bp else ''}"
-        )
+    is_grid = job.windows.policy == "grid"
+    # from a window's middle; an indel's first changed base is the one behind its place
+    for position in (-(job.windows.grid_bp // 2) if is_grid else 0, job.windows.most_right_bp + 1):
+        kept = make_masks(mask, window_start=-(geometry.window_bp // 2), position=position, geometry=geometry)
+        if kept.sum() < bins:
+            of = f" around variants anywhere in {job.windows.grid_bp} bp of a grid" if is_grid else ""
+            raise InputError(
+                f"mask: {mask} takes {bins * geometry.bin_bp} bp{of}, and the model predicts {geometry.target_bp} bp "
+                f"of a window; wanted a narrower mask{', or a finer windows.grid_bp' if is_grid else ''}"
+            )
 
 
 def _forecast(run: _Run, rows: int) -> str:
@@ -245,7 +252,7 @@ def _settings(run: _Run) -> Settings:
     mask = str(parse_mask(job.mask))
     return Settings(
         model_digest=run.models[0].digest,
-        head=run.first.head,
+        head=_head_of(run.first),
         formulas=make_measure(run.scores).formulas,
         masks={} if mask == "crop" else dict.fromkeys(run.scores, mask),
         window_policy=str(job.windows),
@@ -267,6 +274,7 @@ def _plan(run: _Run) -> dict[str, Any]:
         "genome": run.reference.digest,
         "variants": file_identity(run.variants.path),
         "cisray": __version__,
+        "table": SCHEMA_VERSION,
     }
     files = _genome_files(job) | ({"regions": job.subset.regions_bed} if job.subset.regions_bed is not None else {})
     for name, file in files.items():
@@ -317,7 +325,7 @@ def _make_manifest(
     manifest = Manifest(
         cisray_version=__version__,
         model=run.models[0],
-        head=run.first.head,
+        head=_head_of(run.first),
         ensemble=run.models if len(run.models) > 1 else (),
         genome=GenomeSource(fasta=run.reference.path.name, digest=run.reference.digest, contig_names=contig_names),
         variants=VariantSource(file=run.variants.path.name, digest=planned["digest"]),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ray.train
 
-from cisray.errors import InputError, MachineError
+from cisray.errors import InputError, MachineError, MachineLostError
 from cisray.flows.sweep_job import Run, SweepJob
 from cisray.flows.train import Trained, take_over, train
 from cisray.flows.train_job import TrainJob
@@ -18,6 +18,9 @@ from cisray.progress import Progress, Report
 from cisray.sweeps.folder import SweepFolder
 from cisray.sweeps.population import Population
 from cisray.sweeps.schedule import Result, Step, best_so_far, mean_curve
+
+MOST_LOSSES = 3
+"""Times that a sweep may end because a trial's machines died; after the last, that is taken for the trial's doing."""
 
 
 class Trials(NamedTuple):
@@ -40,22 +43,13 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
     started = time.monotonic()
     try:
         trained = [_train(trials, step, run, report) for run in trials.job.runs]
-    except MachineError:  # which says nothing of the trial: the sweep ends, and goes on where there is room
-        raise
+    except MachineError as error:  # which says nothing of the trial: the sweep ends, and goes on where there is room
+        is_lost = isinstance(error, MachineLostError)
+        if not is_lost or trials.folder.count_loss(step.number) < MOST_LOSSES:
+            raise
+        return _failed(trials, step, started, error)
     except (InputError, ray.train.TrainingFailedError) as error:
-        return Result(
-            number=step.number,
-            rung=step.rung,
-            epoch=step.epoch,
-            curve=[],
-            values=[],
-            latest=math.nan,
-            examples=step.epoch * trials.epoch_examples * len(trials.job.runs),
-            seconds=round(time.monotonic() - started, 3),
-            settings=dict(step.settings),
-            finished=False,
-            failure=reason_of(error),
-        )
+        return _failed(trials, step, started, error)
     curves = [curve_of(one.metrics) for one in trained]
     return Result(
         number=step.number,
@@ -68,6 +62,23 @@ def take_step(trials: Trials, step: Step, report: Report) -> Result:
         seconds=round(time.monotonic() - started, 3),
         settings=dict(step.settings),
         finished=all(one.finished for one in trained),
+    )
+
+
+def _failed(trials: Trials, step: Step, started: float, error: InputError | ray.train.TrainingFailedError) -> Result:
+    """Return that a step failed, and why."""
+    return Result(
+        number=step.number,
+        rung=step.rung,
+        epoch=step.epoch,
+        curve=[],
+        values=[],
+        latest=math.nan,
+        examples=step.epoch * trials.epoch_examples * len(trials.job.runs),
+        seconds=round(time.monotonic() - started, 3),
+        settings=dict(step.settings),
+        finished=False,
+        failure=reason_of(error),
     )
 
 

@@ -35,7 +35,6 @@ class Status(StrEnum):
     TOO_LONG = "TOO_LONG"
     NO_BINS = "NO_BINS"
     """No bin that scores read lies in its window."""
-    """The model's predictions for it are not finite."""
 
 
 SCORED = frozenset({Status.OK, Status.REF_FLIPPED})

@@ -20,7 +20,8 @@ def forecast_size(rows: int, tracks: int, scores: int, storage: Storage, *, besi
     """
     listed = tracks if storage.values == "all" else len(storage.tracks)
     summary_bytes = scores * SUMMARY_BYTES if storage.values == "summary" else 0
-    return round(rows * (ROW_BYTES + summary_bytes + listed * (scores + beside) * VALUE_BYTES[storage.dtype]))
+    values_bytes = scores * VALUE_BYTES[storage.dtype] + beside * VALUE_BYTES["float32"]
+    return round(rows * (ROW_BYTES + summary_bytes + listed * values_bytes))
 
 
 def describe_size(rows: int, tracks: int, scores: int, storage: Storage, *, beside: int = 0) -> str:

@@ -14,7 +14,7 @@ from cisray.files import read_json, write_json
 from cisray.scoring.alleles import MismatchPolicy, Status
 from cisray.scoring.nulls import NullSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 

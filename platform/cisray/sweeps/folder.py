@@ -2,6 +2,7 @@
 
 trials/0007/trial.json      settings, written before the trial begins
 trials/0007/rung-00.json    what came of a step, written when it is done
+trials/0007/losses          a letter for each time that its machines died more often than it was started anew
 trials/0007/NAME/           a run's bundle; NAME.unfinished holds its checkpoints as long as it learns
 """
 
@@ -16,6 +17,7 @@ from cisray.files import read_json, write_json
 from cisray.sweeps.schedule import Result, defined
 
 TRIAL_NAME = "trial.json"
+LOSSES_NAME = "losses"
 
 
 class SweepFolder:
@@ -43,6 +45,13 @@ class SweepFolder:
         path = self.trial(result.number) / f"rung-{result.rung:02d}.json"
         curves = {name: list(map(defined, getattr(result, name))) for name in ("curve", "values")}
         write_json(path, result._asdict() | curves | {"latest": defined(result.latest)})
+
+    def count_loss(self, number: int) -> int:
+        """Note that a trial has lost its machines, in the size of a file, and return how often it has."""
+        path = self.trial(number) / LOSSES_NAME
+        with path.open("a") as handle:
+            handle.write(".")
+        return path.stat().st_size
 
     def read(self) -> tuple[dict[int, dict[str, Any]], list[Result]]:
         """Return the settings of the trials that have begun, and all results, each trial's in order."""
