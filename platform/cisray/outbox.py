@@ -70,15 +70,9 @@ class Outbox:
     def put(self, record: Record) -> None:
         """Send a record, or keep it until the store is back."""
         self._waiting.append(record)
-        goes_on = True
         # looked at again after each round: whoever sent may have ended just before this record came
-        while goes_on and self._waiting and time.monotonic() >= self._rests_until:
-            if not self._sending.acquire(blocking=False):
-                return
-            try:
-                goes_on = self._send()
-            finally:
-                self._sending.release()
+        while self._waiting and time.monotonic() >= self._rests_until and self.send(patience_s=0):
+            pass
 
     def send(self, *, patience_s: float = RETRY_S) -> bool:
         """Send what waits, and say whether nothing waits any more; for so long another may be at it."""
