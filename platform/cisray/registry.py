@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from cisray.mlflow_store import PatientClient, answered, connect, shown_store
 from cisray.remote import default_cache_dir, fill_once, local_path
 from cisray.scoring.manifest import ModelSource
 from cisray.tracking import BUNDLE_TAG
-from cisray.transfer import seen_regions
+from cisray.transfer import regions_before, regions_of
 
 
 class FetchedModel(NamedTuple):
@@ -105,16 +105,16 @@ def fetch_models(addresses: Sequence[str], *, head: str | None = None) -> dict[P
             uri=fetched.uri,
             digest=bundle_digest(fetched.bundle_dir),
             version=fetched.version,
-            held_out_contigs=_held_out(fetched.bundle_dir, card),
+            held_out_contigs=_held_out(fetched.bundle_dir, card, cards.values()),
         )
     return sources
 
 
-def _held_out(bundle_dir: Path, card: Card) -> tuple[str, ...]:
-    """Name the contigs that nothing was learned from; none where it is not known what a training began with."""
+def _held_out(bundle_dir: Path, card: Card, cards: Iterable[Card]) -> tuple[str, ...]:
+    """Name a card's contigs that nothing was learned from; none where it is not known what a training began with."""
     genome = card.genome_for("scoring")
     try:
-        seen = {region.contig_digest for region in seen_regions(bundle_dir)}
+        seen = {region.contig_digest for region in (*regions_of(cards), *regions_before(bundle_dir))}
     except InputError:
         return ()
     return tuple(

@@ -7,7 +7,7 @@ them (models.lora). A head belongs to its tracks: one of other tracks is not tak
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,29 +88,27 @@ class SeenRegion(NamedTuple):
     end: int
 
 
-def seen_regions(path: Path, *, before: bool = True) -> list[SeenRegion]:
-    """Return what a bundle saw; with `before` also what was seen by those that its training began with.
+def regions_of(cards: Iterable[Card]) -> list[SeenRegion]:
+    """Return what was learned from, or selected on, by a model with these cards; rows of a table have no places."""
+    return [
+        SeenRegion(split, region.contig, card.genome.contig_digests.get(region.contig, ""), region.start, region.end)
+        for card in cards
+        if card.genome is not None
+        for split in ("train", "valid")
+        for region in (parse_region(text, card.genome.contig_lengths) for text in card.regions[split])
+    ]
 
-    Raises InputError where that was not noted.
-    """
-    found = []
-    for card in read_cards(path).values():
-        if card.genome is None:  # rows of a table have no places
-            continue
-        for split in ("train", "valid"):
-            for region in (parse_region(text, card.genome.contig_lengths) for text in card.regions[split]):
-                digest = card.genome.contig_digests.get(region.contig, "")
-                found.append(SeenRegion(split, region.contig, digest, region.start, region.end))
-    if before:
-        made_by = read_json(path / MODEL_NAME, what="bundle's model.json").get("made_by", {})
-        started = made_by.get("started", {"seen": []})
-        if "seen" not in started:
-            raise InputError(
-                f"{path}: began with a trained network, and was made by a version that did not note what that had "
-                "learned from; train it again"
-            )
-        found += [SeenRegion(*one) for one in started["seen"]]
-    return found
+
+def regions_before(bundle_dir: Path) -> list[SeenRegion]:
+    """Return what those saw that a bundle's training began with; raise InputError where that was not noted."""
+    made_by = read_json(bundle_dir / MODEL_NAME, what="bundle's model.json").get("made_by", {})
+    started = made_by.get("started", {"seen": []})
+    if "seen" not in started:
+        raise InputError(
+            f"{bundle_dir}: began with a trained network, and was made by a version that did not note what that had "
+            "learned from; train it again"
+        )
+    return [SeenRegion(*one) for one in started["seen"]]
 
 
 class Started(NamedTuple):
@@ -206,7 +204,7 @@ def start_from(
         new_heads=tuple(
             head for head in ours if any(is_in(name, [_part_of_tracks(network, head)]) for name in [*new, *renewed])
         ),
-        seen=tuple(seen_regions(bundle_dir)),
+        seen=(*regions_of(theirs.values()), *regions_before(bundle_dir)),
         num_learning=sum(weight.numel() for weight in learned.values() if weight.requires_grad),
         num_parameters=sum(weight.numel() for weight in learned.values()),
     )

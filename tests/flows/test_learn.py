@@ -6,7 +6,7 @@ import torch
 
 from cisray.baselines.estimators import build_shallow
 from cisray.baselines.fitting import fit_shallow
-from cisray.bundle import Predictor
+from cisray.bundle import Predictor, read_cards
 from cisray.config import check_settings
 from cisray.datasets.card import read_card
 from cisray.datasets.schema import decode_examples, iter_examples, layout_of
@@ -15,7 +15,7 @@ from cisray.flows.build import build
 from cisray.flows.build_genomes import AnyBuildJob
 from cisray.flows.train import train
 from cisray.flows.train_job import TrainJob
-from cisray.transfer import seen_regions
+from cisray.transfer import regions_before, regions_of
 
 pytestmark = pytest.mark.ray
 BASENJI2 = {
@@ -122,10 +122,9 @@ def test_a_head_begins_from_a_bundle_whose_trunk_stays(two_heads, train_job, dat
     assert not torch.equal(new["head.shared.0.1.weight"], old["head.shared.0.1.weight"])
     made_by = json.loads((trained.bundle_dir / "model.json").read_text())["made_by"]
     assert made_by["start"]["freeze"] == ["local", "context"]
-    assert made_by["started"]["seen"] == [list(region) for region in seen_regions(start_dir)]
-    assert [region.split for region in seen_regions(trained.bundle_dir)].count("train") > len(
-        read_card(dataset).regions["train"]
-    )
+    assert made_by["started"]["seen"] == [list(region) for region in regions_of(read_cards(start_dir).values())]
+    both = [*regions_of([read_card(dataset)]), *regions_before(trained.bundle_dir)]
+    assert [region.split for region in both].count("train") > len(read_card(dataset).regions["train"])
     assert bytes_of(start_dir) == before
     other = settings | {"start": {"model": str(start_dir)}}
     with pytest.raises(InputError, match="was not made by this job"):

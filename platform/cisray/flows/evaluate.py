@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from cisray.training.gene_metrics import (
     own_stretches,
 )
 from cisray.training.metrics import DEFINITIONS
-from cisray.transfer import seen_regions
+from cisray.transfer import regions_before, regions_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -300,18 +301,18 @@ def check_unseen(predictor: Predictor, card: Card, split: Split) -> None:
     if card.genome is None:
         return
     splits = {"train": (), "valid": ("train",), "test": ("train", "valid")}[split]
-    own = seen_regions(predictor.path, before=False)
+    seen = {
+        "its {} split": regions_of(predictor.cards.values()),
+        "the {} split of a model that it began with": regions_before(predictor.path),
+    }
     regions = [parse_region(text, card.genome.contig_lengths) for text in card.regions[split]]
-    for number, other in enumerate(seen_regions(predictor.path)):
-        for region in regions if other.split in splits else ():
+    for whose, others in seen.items():
+        for other, region in product((one for one in others if one.split in splits), regions):
             same = other.contig_digest == card.genome.contig_digests[region.contig]
             if same and other.start < region.end and region.start < other.end:
-                whose = f"its {other.split} split"
-                if number >= len(own):
-                    whose = f"the {other.split} split of a model that it began with"
                 raise InputError(
-                    f"{predictor.path}: {other.contig}:{other.start}-{other.end} is in {whose}, and {region} would be "
-                    f"measured as {split}; use a dataset made with the same folds"
+                    f"{predictor.path}: {other.contig}:{other.start}-{other.end} is in {whose.format(other.split)}, "
+                    f"and {region} would be measured as {split}; use a dataset made with the same folds"
                 )
 
 
